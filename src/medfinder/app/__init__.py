@@ -1,0 +1,1 @@
+"""Faces without logic: pages and, later, the server."""

@@ -1,0 +1,1 @@
+"""From raw studies to a curated dataset: Study -> Case or Dropped."""

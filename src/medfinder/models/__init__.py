@@ -1,0 +1,1 @@
+"""From cases to embeddings; the only room that knows torch."""

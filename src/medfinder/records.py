@@ -1,0 +1,177 @@
+"""The frozen records that cross from room to room: Study -> Case | Dropped, Query -> Hit.
+
+In: nothing but plain values. Out: immutable records, equal when their fields are. They hold no arrays and no open
+files, so each of them can be pickled, printed as JSON and stored as one table row.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["present", "absent", "uncertain"]
+Laterality = Literal["left", "right", "bilateral"]
+Sex = Literal["F", "M"]
+Language = Literal["en", "es"]
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a report says, or that is truly there, about an examination.
+
+    Attributes:
+        name: canonical keyword in English, lower case, e.g. ``"pleural effusion"``.
+        location: lobe, level or vessel in English, e.g. ``"upper lobe"``, ``"T8"``; None when it has none.
+        size_mm: greatest diameter.
+        grade: degree or kind, e.g. ``"small"``, ``"laminar"``, ``"centrilobular"``.
+    """
+
+    name: str
+    status: Status = "present"
+    laterality: Laterality | None = None
+    location: str | None = None
+    size_mm: float | None = None
+    count: int | None = None
+    grade: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One CT series of a study: where its voxels lie, before they are read.
+
+    Attributes:
+        series_id: unique within its study.
+        path: a volume file, or the folder that holds the DICOM files.
+        series_instance_uid: picks one series where a folder holds several.
+    """
+
+    series_id: str
+    path: Path
+    series_instance_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One raw examination as a source gives it: series and report, nothing judged yet.
+
+    Attributes:
+        study_id: hashed or synthetic; safe to print.
+        patient_id: hashed or synthetic; the unit that is never split.
+        source: what it came from, e.g. ``"phantoms"``, ``"dicom"``; a key of ``SOURCES``.
+        report: the text as written, in ``report_language``; None when there is none.
+        report_en: an English version, where the source brings one.
+        findings: what is known to be there (truth of a phantom, expert labels); empty when unknown.
+        date_offset_days: days since the patient's first study.
+        is_synthetic: no real patient stands behind it.
+    """
+
+    study_id: str
+    patient_id: str
+    source: str
+    series: tuple[Series, ...]
+    report: str | None = None
+    report_language: Language | None = None
+    report_en: str | None = None
+    findings: tuple[Finding, ...] = ()
+    age_years: int | None = None
+    sex: Sex | None = None
+    date_offset_days: int | None = None
+    is_synthetic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A curated study with its report: one row of ``cases.parquet``, one point of an index.
+
+    Attributes:
+        case_id: stable hash of source, study and series.
+        volume: path of the standardised volume, relative to the dataset folder.
+        report: the text that is searched, in English; empty when the case has no report.
+        report_es: the Spanish original; empty when there is none.
+        findings: from the source's truth or labels, else extracted from the report.
+        findings_from: ``"truth"``, ``"label"``, ``"report"`` or ``"none"``.
+        spacing_mm: of the raw volume, RAS+ axis order.
+        shape: voxels of the raw volume, RAS+ axis order.
+        region: ``"chest"`` or what was found instead, e.g. ``"not chest"``.
+    """
+
+    case_id: str
+    study_id: str
+    patient_id: str
+    source: str
+    split: Split
+    volume: str
+    report: str
+    report_es: str
+    findings: tuple[Finding, ...]
+    findings_from: str
+    age_years: int | None
+    sex: Sex | None
+    date_offset_days: int | None
+    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    region: str
+    is_synthetic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A study or series that curation refused, with its reason: one row of ``dropped.parquet``.
+
+    Attributes:
+        stage: the stage that refused it, e.g. ``"read"``, ``"quality"``, ``"report"``.
+        reason: short stable code, e.g. ``"too small"``.
+        detail: one sentence with the figures behind it; no patient data.
+    """
+
+    study_id: str
+    series_id: str
+    source: str
+    stage: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is looked for: exactly one of text, report, keyword and ct is set.
+
+    Attributes:
+        where: a filter expression, e.g. ``"sex = F and age >= 60 and findings = mass"``.
+        k: how many hits.
+    """
+
+    text: str | None = None
+    report: str | None = None
+    keyword: str | None = None
+    ct: Path | None = None
+    where: str | None = None
+    k: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One ranked answer.
+
+    Attributes:
+        rank: from 1.
+        score: higher is better; comparable within one answer only.
+        findings: canonical names of what is present.
+        volume: path of the standardised volume, absolute, or None when it has gone.
+        caution: a sentence the reader must see, e.g. that the case is not a chest; empty when there is none.
+    """
+
+    rank: int
+    case_id: str
+    study_id: str
+    score: float
+    findings: tuple[str, ...]
+    report: str
+    source: str
+    split: str
+    age_years: int | None
+    sex: str | None
+    region: str
+    is_synthetic: bool
+    volume: Path | None
+    caution: str = ""
