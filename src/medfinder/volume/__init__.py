@@ -1,0 +1,18 @@
+"""CT volumes: read them in HU and RAS+, put them on one grid, tell a chest from what is not one."""
+
+from medfinder.volume.nifti import write_nifti
+from medfinder.volume.read import read_volume
+from medfinder.volume.region import BodyRegion, body_region
+from medfinder.volume.standardise import standardise, standardise_file
+from medfinder.volume.types import Grid, Volume
+
+__all__ = [
+    "BodyRegion",
+    "Grid",
+    "Volume",
+    "body_region",
+    "read_volume",
+    "standardise",
+    "standardise_file",
+    "write_nifti",
+]

@@ -1,0 +1,133 @@
+"""Which part of the body a volume shows, told from its voxels at coarse resolution.
+
+In: HU on a grid of 3 to 12 mm. Out: where the body and the lungs lie, and ``"chest"`` or ``"not chest"`` with the
+figures behind it. Nothing is refused: a volume without a body is simply not a chest.
+
+Lung is spongy: at this resolution its voxels lie between those of air and of soft tissue, and it lies within the body.
+The air around the patient is darker, bowel gas too; a mattress is as light as lung but lies outside.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from medfinder.volume.resample import resample_slabs, resampled_affine
+from medfinder.volume.types import Affine, Array, Volume, slabs_of, turn_to_ras
+
+Mask = npt.NDArray[np.bool_]
+
+TISSUE_HU = -300.0
+"""Ours: halfway between lung and soft tissue; fat (-100) lies above, lung and mattress below."""
+
+LUNG_HU = (-970.0, -450.0)
+"""Ours: normal lung is -950 to -700 on CT, with vessels averaged in up to -500; below -970 is bare air."""
+
+
+@dataclass(frozen=True)
+class BodyRegion:
+    """What part of the body was found.
+
+    Attributes:
+        name: ``"chest"`` or ``"not chest"``.
+        lung_ml: volume of aerated lung in view.
+        body_ml: volume of the body in view, lungs included, table excluded.
+        reason: one sentence with the figures.
+    """
+
+    name: Literal["chest", "not chest"]
+    lung_ml: float
+    body_ml: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Body and lung masks on the grid they were found on."""
+
+    body: Mask
+    lungs: Mask
+    voxel_ml: float
+    affine: Affine
+
+    @property
+    def centre_mm(self) -> tuple[float, float, float]:
+        """Where to centre a view: x, y of the body, z of the lungs if there are any, else of the body."""
+        across = self.body if self.body.any() else np.ones_like(self.body)
+        along = self.lungs if self.lungs.sum() * self.voxel_ml >= MIN_LUNG_ML else across
+        middle = [_middle(across, 0), _middle(across, 1), _middle(along, 2), 1.0]
+        x, y, z = (float(c) for c in (self.affine @ middle)[:3])
+        return (x, y, z)
+
+
+MIN_LUNG_ML = 60.0
+MIN_LUNG_SHARE = 0.05
+
+
+def body_region(volume: Volume) -> BodyRegion:
+    """Tell a chest from other parts of the body by its lungs."""
+    anatomy = find_anatomy(volume)
+    lung_ml = float(anatomy.lungs.sum() * anatomy.voxel_ml)
+    body_ml = float(anatomy.body.sum() * anatomy.voxel_ml)
+    share = lung_ml / body_ml if body_ml else 0.0
+    is_chest = lung_ml >= MIN_LUNG_ML and share >= MIN_LUNG_SHARE
+    found = f"{lung_ml:.0f} ml of aerated lung in {body_ml:.0f} ml of body ({100 * share:.0f}%)"
+    limits = f"a chest has at least {MIN_LUNG_ML:.0f} ml and {100 * MIN_LUNG_SHARE:.0f}%"
+    return BodyRegion("chest" if is_chest else "not chest", lung_ml, body_ml, f"{found}; {limits}")
+
+
+def find_anatomy(volume: Volume) -> Anatomy:
+    """Find body and lungs on a grid of about 5 mm."""
+    x, y, z = (max(WORKING_SPACING_MM, s) for s in volume.spacing_mm)
+    source = slabs_of(volume)
+    turn = turn_to_ras(source.affine)
+    wanted = [0.0, 0.0, 0.0]
+    for axis, spacing in zip(turn.axes, (x, y, z), strict=True):
+        wanted[axis] = spacing
+    stored_spacing = (wanted[0], wanted[1], wanted[2])
+    coarse = resample_slabs(source, stored_spacing, (-1024.0, 1500.0))
+    affine, shape = resampled_affine(source.affine, source.shape, stored_spacing)
+    hu = turn.apply(coarse.transpose(2, 1, 0))
+    body = _find_body(hu)
+    lungs = _find_lungs(hu, body)
+    voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    return Anatomy(body | lungs, lungs, voxel_ml, turn.affine(affine, shape))
+
+
+WORKING_SPACING_MM = 5.0
+
+
+def _find_body(hu: Array) -> Mask:
+    """Largest piece of tissue once thin things (table top, blankets, tubes) are opened away."""
+    tissue = hu > TISSUE_HU
+    opened = ndimage.binary_opening(tissue, CROSS)
+    pieces, count = ndimage.label(opened)
+    if not count:
+        return tissue
+    return np.asarray(pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:])))
+
+
+CROSS = ndimage.generate_binary_structure(3, 1)
+
+
+def _find_lungs(hu: Array, body: Mask) -> Mask:
+    spongy = (hu > LUNG_HU[0]) & (hu < LUNG_HU[1]) & _is_within(body)
+    return np.asarray(ndimage.binary_opening(spongy, CROSS))
+
+
+def _is_within(body: Mask) -> Mask:
+    """Voxels with body on at least three of the four sides in their axial slice."""
+    sides = np.zeros(body.shape, np.uint8)
+    for axis in (0, 1):
+        sides += np.maximum.accumulate(body, axis=axis)
+        sides += np.flip(np.maximum.accumulate(np.flip(body, axis), axis=axis), axis)
+    return sides >= 3
+
+
+def _middle(mask: Mask, axis: int) -> float:
+    """Middle of the 1st and 99th percentile of a mask along an axis; stray voxels do not move it."""
+    counts = mask.sum(axis=tuple(a for a in range(3) if a != axis)).cumsum()
+    first, last = np.searchsorted(counts, [0.01 * counts[-1], 0.99 * counts[-1]])
+    return float(first + last) / 2

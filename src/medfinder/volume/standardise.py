@@ -1,0 +1,118 @@
+"""Bring any CT volume onto one grid: orientation, spacing, HU window, position and size.
+
+In: a `Volume`, or the path of one. Out: a `Volume` of exactly the grid's shape, int16, axes along RAS+, centred on the
+body (x, y) and the lungs (z). From a file the voxels are resampled while they are unpacked and never held as a whole.
+Both ways run the same arithmetic in the same order, so they agree to the bit.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from medfinder.volume.read import open_slabs
+from medfinder.volume.region import find_anatomy
+from medfinder.volume.resample import resample_slabs, resampled_affine
+from medfinder.volume.types import AIR_HU, Affine, Array, Grid, Slabs, Volume, slabs_of, turn_to_ras
+
+Float32 = npt.NDArray[np.float32]
+
+
+def standardise(volume: Volume, grid: Grid) -> Volume:
+    """Put a volume on a grid.
+
+    Returns:
+        A contiguous int16 array of the grid's shape; air at the lower bound of the window where nothing was measured.
+    """
+    return _standardise(slabs_of(volume), grid)
+
+
+def standardise_file(path: Path, grid: Grid, *, series_instance_uid: str | None = None) -> Volume:
+    """Put the volume of a file or DICOM folder on a grid, as ``standardise(read_volume(path), grid)`` does.
+
+    Raises:
+        VolumeError: see `read_volume`.
+    """
+    return _standardise(open_slabs(path, series_instance_uid=series_instance_uid), grid)
+
+
+def _standardise(source: Slabs, grid: Grid) -> Volume:
+    turn = turn_to_ras(source.affine)
+    spacing = [0.0, 0.0, 0.0]
+    for new, old in enumerate(turn.axes):
+        spacing[old] = grid.spacing_mm[new]
+    stored_spacing = (spacing[0], spacing[1], spacing[2])
+    coarse = resample_slabs(source, stored_spacing, grid.window_hu)
+    affine, shape = resampled_affine(source.affine, source.shape, stored_spacing)
+    hu = turn.apply(coarse.transpose(2, 1, 0))
+    affine = turn.affine(affine, shape)
+    if not _is_aligned(affine, hu.shape, grid):
+        hu, affine = _straighten(hu, affine, grid)
+    whole = Volume(_round(hu), _square(affine, hu.shape, grid), tuple(source.notes))
+    return _crop(whole, grid)
+
+
+def _is_aligned(affine: Affine, shape: tuple[int, ...], grid: Grid) -> bool:
+    """Whether no corner lies more than a tenth of a new voxel from where straight axes would put it (ours)."""
+    slant_mm = np.abs(affine[:3, :3] - np.diag(grid.spacing_mm)) @ (np.asarray(shape) / 2)
+    return bool((slant_mm <= 0.1 * np.asarray(grid.spacing_mm)).all())
+
+
+def _straighten(hu: Array, affine: Affine, grid: Grid) -> tuple[Array, Affine]:
+    """Interpolate an oblique or sheared volume on the straight grid that encloses it, air where it does not reach.
+
+    The voxels were averaged along their own axes before, so linear interpolation does not alias here.
+    """
+    shape = np.asarray(hu.shape)
+    corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in shape], indexing="ij"), -1).reshape(-1, 3)
+    corners_mm = corners @ affine[:3, :3].T + affine[:3, 3]
+    extent_mm = np.ptp(corners_mm, axis=0)
+    straight_shape = np.ceil(extent_mm / grid.spacing_mm - 1e-6).astype(int)
+    straight = np.diag([*grid.spacing_mm, 1.0])
+    middle_mm = (corners_mm.min(axis=0) + corners_mm.max(axis=0)) / 2
+    straight[:3, 3] = middle_mm - (straight_shape - 1) / 2 * grid.spacing_mm
+    back = np.linalg.inv(affine) @ straight
+    # Half a voxel of margin, so that the outermost voxels keep their whole width.
+    padded = np.pad(hu, 1, mode="edge")
+    inside = ndimage.affine_transform(
+        padded, back[:3, :3], back[:3, 3] + 1, tuple(straight_shape), order=1, mode="nearest", output=np.float32
+    )
+    index = np.indices(straight_shape).reshape(3, -1)
+    stored_index = back[:3, :3] @ index + back[:3, 3:]
+    is_outside = ((stored_index < -0.5) | (stored_index > shape[:, None] - 0.5)).any(axis=0).reshape(straight_shape)
+    inside[is_outside] = _air(grid)
+    return inside, straight
+
+
+def _square(affine: Affine, shape: tuple[int, ...], grid: Grid) -> Affine:
+    middle = (np.asarray(shape) - 1) / 2
+    square: Affine = np.diag([*grid.spacing_mm, 1.0])
+    square[:3, 3] = affine[:3, :3] @ middle + affine[:3, 3] - np.asarray(grid.spacing_mm) * middle
+    return square
+
+
+def _round(hu: Array) -> Array:
+    """Round to whole HU; a half goes up even where float32 sums end a hair below it.
+
+    Averages of whole numbers often end on an exact half, where the order of summation would decide otherwise.
+    """
+    return np.floor(hu + np.float32(0.5 + 2**-9)).astype(np.int16)
+
+
+def _air(grid: Grid) -> int:
+    return int(np.clip(AIR_HU, *grid.window_hu))
+
+
+def _crop(whole: Volume, grid: Grid) -> Volume:
+    """Cut the grid's shape out, centred on body and lungs, and fill up with air what reaches beyond."""
+    centre = np.linalg.inv(whole.affine) @ [*find_anatomy(whole).centre_mm, 1.0]
+    start = np.floor(centre[:3] - (np.asarray(grid.shape) - 1) / 2 + 0.5).astype(int)
+    stop = start + grid.shape
+    low, high = np.clip(start, 0, whole.shape), np.clip(stop, 0, whole.shape)
+    hu = np.full(grid.shape, _air(grid), np.int16)
+    into = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+    hu[into] = whole.hu[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    affine = whole.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ start
+    return Volume(hu, affine, whole.notes)
