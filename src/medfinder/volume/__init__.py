@@ -1,5 +1,6 @@
 """CT volumes: read them in HU and RAS+, put them on one grid, tell a chest from what is not one."""
 
+from medfinder.volume.dicom_headers import DicomSeries, list_dicom_series
 from medfinder.volume.nifti import write_nifti
 from medfinder.volume.read import read_volume
 from medfinder.volume.region import BodyRegion, body_region
@@ -8,9 +9,11 @@ from medfinder.volume.types import Grid, Volume
 
 __all__ = [
     "BodyRegion",
+    "DicomSeries",
     "Grid",
     "Volume",
     "body_region",
+    "list_dicom_series",
     "read_volume",
     "standardise",
     "standardise_file",

@@ -4,6 +4,8 @@ In: stored voxels, slope and intercept. Out: HU as int16 where every value is a 
 (values that no tissue has, put where nothing was measured) becomes air. Refused: NaN and infinity.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -36,7 +38,7 @@ def check_rescale(slope: float, intercept: float) -> None:
 
 
 def to_hu(stored: Array, *, slope: float, intercept: float) -> Array:
-    """Turn stored CT values into Hounsfield units, padding into air.
+    """Turn stored CT values into Hounsfield units (HU).
 
     Whole numbers above 32767 HU are set to 32767: int16 holds no more, and nothing in a body reaches a tenth of it.
 
@@ -55,15 +57,32 @@ def to_hu(stored: Array, *, slope: float, intercept: float) -> Array:
     Example:
         >>> to_hu(np.array([0, 24, 1024], np.uint16), slope=1, intercept=-1024)
         array([-1024, -1000,     0], dtype=int16)
-        >>> to_hu(np.array([-3024, 40], np.int16), slope=1, intercept=0)
-        array([-1024,    40], dtype=int16)
     """
-    kind = hu_dtype(stored.dtype, slope, intercept)
-    is_whole = kind == np.int16
-    hu = _whole_hu(stored, int(slope), int(intercept)) if is_whole else _fractional_hu(stored, slope, intercept)
-    if hu.min() <= PADDING_HU:
-        hu = np.where(hu <= PADDING_HU, hu.dtype.type(AIR_HU), hu)
-    return hu
+    if hu_dtype(stored.dtype, slope, intercept) == np.int16:
+        return _whole_hu(stored, int(slope), int(intercept))
+    return _fractional_hu(stored, slope, intercept)
+
+
+def air_for_padding(slabs: Iterator[Array], notes: list[str]) -> Iterator[Array]:
+    """Set padding to air in a stream of HU, and note its share once the stream has ended.
+
+    Example:
+        >>> notes = []
+        >>> list(air_for_padding(iter([np.array([[-3024, 40]], np.int16)]), notes))
+        [array([[-1024,    40]], dtype=int16)]
+        >>> notes
+        ['50% of the voxels were padding; they were set to -1024 HU']
+    """
+    padded = total = 0
+    for hu in slabs:
+        total += hu.size
+        if hu.min() <= PADDING_HU:
+            is_padding = hu <= PADDING_HU
+            padded += int(is_padding.sum())
+            hu = np.where(is_padding, hu.dtype.type(AIR_HU), hu)
+        yield hu
+    if padded:
+        notes.append(f"{100 * padded / total:.2g}% of the voxels were padding; they were set to {AIR_HU} HU")
 
 
 def _whole_hu(stored: Array, slope: int, intercept: int) -> Array:

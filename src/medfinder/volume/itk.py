@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medfinder.errors import VolumeError
-from medfinder.volume.hounsfield import hu_dtype, to_hu
+from medfinder.volume.hounsfield import air_for_padding, hu_dtype, to_hu
 from medfinder.volume.types import Affine, Array, Slabs, check_affine, check_shape
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -57,7 +57,9 @@ def open_itk(path: Path) -> Slabs:
         )
     i, j, k = shape
     affine = _affine(reader)
-    return Slabs((i, j, k), affine, hu_dtype(stored, 1, 0), _read_slabs(reader, (k, j, i)))
+    notes: list[str] = []
+    slabs = air_for_padding(_read_slabs(reader, (k, j, i)), notes)
+    return Slabs((i, j, k), affine, hu_dtype(stored, 1, 0), slabs, notes)
 
 
 def _affine(reader: Any) -> Affine:

@@ -18,7 +18,7 @@ import numpy as np
 from isal import igzip, isal_zlib
 
 from medfinder.errors import VolumeError
-from medfinder.volume.hounsfield import check_rescale, hu_dtype, to_hu
+from medfinder.volume.hounsfield import air_for_padding, check_rescale, hu_dtype, to_hu
 from medfinder.volume.types import Affine, Array, Slabs, Volume, check_affine, check_shape, spacing_of
 
 SLAB_BYTES = 2**21
@@ -27,7 +27,7 @@ SLAB_BYTES = 2**21
 MAX_DEFLATE_RATIO = 1032
 """No deflate stream expands further (zlib technical details, maximum compression factor)."""
 
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.IsalError)
+_DAMAGED: Any = (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.IsalError)
 
 
 def open_nifti(path: Path) -> Slabs:
@@ -50,7 +50,8 @@ def open_nifti(path: Path) -> Slabs:
         file.close()
         raise
     slabs = _read_slabs(file, shape, stored, slope, intercept)
-    return Slabs(shape, affine, hu_dtype(stored, slope, intercept), slabs)
+    notes: list[str] = []
+    return Slabs(shape, affine, hu_dtype(stored, slope, intercept), air_for_padding(slabs, notes), notes)
 
 
 def _open(path: Path, packed: bool) -> IO[bytes]:
