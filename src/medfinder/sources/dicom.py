@@ -1,0 +1,257 @@
+"""A DICOM folder as it comes from a scanner or PACS: studies, patients and modalities mixed, nested, in any order.
+
+In: a folder (or one file), maybe a report table. Out: one study for each StudyInstanceUID with its CT series, found by
+the headers alone; ids are hashes. Set aside, series by series: other modalities, localizers, secondary captures and
+other objects that are no CT image, series with too few slices; study by study: two patients under one
+StudyInstanceUID, two rows about one study, one row about two studies.
+"""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from medfinder.errors import ConfigError
+from medfinder.records import Dropped, Series, Sex, Study
+from medfinder.sources.files import hash_id, is_dicom, relative_name, walk_files
+from medfinder.sources.report_table import ReportTable, Row, read_age, read_table, refuse_row
+
+# Ours: the thickest slices in BIMCV are 15 mm, the shortest adult lungs about 200 mm high; a first cut, made by
+# headers alone. What is a slab of a chest, curation finds in the voxels.
+MIN_SLICES = 12
+# CT Image, Enhanced CT Image, Legacy Converted Enhanced CT Image Storage (DICOM PS3.4, B.5).
+_CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.2{tail}" for tail in ("", ".1", ".2"))
+_TAGS = [
+    "SOPClassUID",
+    "ImageType",
+    "StudyDate",
+    "AccessionNumber",
+    "Modality",
+    "PatientID",
+    "PatientSex",
+    "PatientAge",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "NumberOfFrames",
+    "Rows",
+]
+
+
+def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:
+    """Yield the studies of a DICOM folder.
+
+    Raises:
+        ConfigError: there is no DICOM file.
+        DatasetError: the table cannot be used.
+    """
+    studies = _scan(path)
+    if not studies:
+        raise ConfigError(f"no DICOM file in {path}; expected files with the letters DICM after 128 bytes")
+    reports = read_table(table, source="dicom") if table else None
+    return _studies(path, studies, reports)
+
+
+@dataclass
+class _SeriesFacts:
+    """What the headers of one series say, gathered file by file."""
+
+    uid: str
+    modality: str
+    places: set[Path] = field(default_factory=set)
+    slices: int = 0
+    localizers: int = 0
+    others: int = 0
+
+    def add(self, header: Any, place: Path) -> None:
+        self.places.add(place)
+        if _text(header, "SOPClassUID", _CT_CLASSES[0]) not in _CT_CLASSES or "Rows" not in header:
+            self.others += 1
+        elif "LOCALIZER" in _words(header, "ImageType"):
+            self.localizers += 1
+        else:
+            self.slices += max(1, _number(header, "NumberOfFrames"))
+
+    def find_fault(self) -> tuple[str, str] | None:
+        """Tell why this cannot be a CT volume: reason and figures; None when it can."""
+        if self.modality != "CT":
+            return "not CT", f"modality {self.modality or 'missing'}, expected CT"
+        if self.slices == 0 and self.localizers:
+            return "localizer", f"{self.localizers} localizer images and no slice"
+        if self.slices == 0:
+            return "no CT image", f"{self.others} objects that are no CT images (captures, dose reports)"
+        if self.slices < MIN_SLICES:
+            return "too few slices", f"{self.slices} slices, expected at least {MIN_SLICES}"
+        return None
+
+
+@dataclass
+class _StudyFacts:
+    """What the headers of one study say."""
+
+    uid: str
+    patients: set[str] = field(default_factory=set)
+    accession_numbers: set[str] = field(default_factory=set)
+    places: set[Path] = field(default_factory=set)
+    series: dict[str, _SeriesFacts] = field(default_factory=dict)
+    age_years: int | None = None
+    sex: Sex | None = None
+    day: date | None = None
+
+    @property
+    def study_id(self) -> str:
+        return hash_id("study", self.uid)
+
+    @property
+    def patient_id(self) -> str:
+        # Without a PatientID every study is a patient of its own.
+        return hash_id("patient", *(self.patients or {self.uid}))
+
+    def add(self, header: Any, place: Path, series_key: str) -> None:
+        self.places.add(place)
+        self.patients |= {_text(header, "PatientID")} - {""}
+        self.accession_numbers |= {_text(header, "AccessionNumber")} - {""}
+        self.age_years = read_age(_text(header, "PatientAge")) if self.age_years is None else self.age_years
+        self.sex = self.sex or {"F": "F", "M": "M"}.get(_text(header, "PatientSex").upper())  # type: ignore[assignment]
+        self.day = self.day or _day(_text(header, "StudyDate"))
+        facts = self.series.setdefault(
+            series_key, _SeriesFacts(_text(header, "SeriesInstanceUID"), _text(header, "Modality"))
+        )
+        facts.add(header, place)
+
+
+def _scan(root: Path) -> dict[str, _StudyFacts]:
+    """Read every header under a folder; studies in the order of their hashed ids."""
+    studies: dict[str, _StudyFacts] = {}
+    for file in walk_files(root):
+        header = _read_header(file) if is_dicom(file) else None
+        # A DICOMDIR and its like have no StudyInstanceUID, no Modality and no image: nothing to tell.
+        if header is None or not ("StudyInstanceUID" in header or "Rows" in header):
+            continue
+        place = file if file == root else file.parent
+        # What lacks a UID belongs with its folder: some exports blank them.
+        name = f"folder {relative_name(place, root)}"
+        study_uid = _text(header, "StudyInstanceUID") or name
+        series_key = _text(header, "SeriesInstanceUID") or name
+        studies.setdefault(study_uid, _StudyFacts(study_uid)).add(header, place, series_key)
+    return dict(sorted(studies.items(), key=lambda item: item[1].study_id))
+
+
+def _read_header(file: Path) -> Any | None:
+    with warnings.catch_warnings():
+        # A value that breaks its VR is the sender's fault and does not concern what is read here.
+        warnings.simplefilter("ignore")
+        try:
+            return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        except (
+            InvalidDicomError,
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            NotImplementedError,
+            EOFError,
+        ):
+            return None
+
+
+def _studies(root: Path, studies: dict[str, _StudyFacts], reports: ReportTable | None) -> Iterator[Study | Dropped]:
+    rows = {uid: _find_row(root, facts, reports) for uid, facts in studies.items()}
+    used = Counter(row.number for row in rows.values() if isinstance(row, Row))
+    first_days = _first_days(studies.values())
+    for uid, facts in studies.items():
+        row = rows[uid]
+        if isinstance(row, Row) and used[row.number] > 1:
+            detail = f"row {row.number} of the table names {used[row.number]} studies; expected one"
+            row = refuse_row(facts.study_id, "dicom", "ambiguous row", detail)
+        yield from _judge(facts, row, first_days.get(facts.patient_id))
+    if reports is not None:
+        yield from reports.leftovers()
+
+
+def _find_row(root: Path, facts: _StudyFacts, reports: ReportTable | None) -> Row | Dropped | None:
+    if reports is None:
+        return None
+    common = _common_place(facts.places)
+    inside = [folder for folder in (common, *common.parents) if folder.is_relative_to(root) and folder != root]
+    names = [relative_name(folder, root) for folder in inside]
+    return reports.find(paths=names, ids=[facts.uid, *sorted(facts.accession_numbers)])
+
+
+def _judge(facts: _StudyFacts, row: Row | Dropped | None, first_day: date | None) -> Iterator[Study | Dropped]:
+    if len(facts.patients) > 1:
+        detail = f"{len(facts.patients)} PatientIDs under one StudyInstanceUID; expected one"
+        yield Dropped(facts.study_id, "", "dicom", "read", "two patients", detail)
+        return
+    if isinstance(row, Dropped):
+        yield refuse_row(facts.study_id, "dicom", row.reason, row.detail)
+        return
+    series = []
+    for key, one in sorted(facts.series.items(), key=lambda item: hash_id("series", item[0])):
+        series_id = hash_id("series", key)
+        fault = one.find_fault()
+        if fault is None:
+            series.append(Series(series_id, _common_place(one.places), one.uid or None))
+        else:
+            yield Dropped(facts.study_id, series_id, "dicom", "series", *fault)
+    if series:
+        yield _study(facts, tuple(series), row, first_day)
+
+
+def _study(facts: _StudyFacts, series: tuple[Series, ...], row: Row | None, first_day: date | None) -> Study:
+    offset = (facts.day - first_day).days if facts.day is not None and first_day is not None else None
+    return Study(
+        study_id=facts.study_id,
+        patient_id=facts.patient_id,
+        source="dicom",
+        series=series,
+        report=(row.report or None) if row else None,
+        report_language=row.language if row else None,
+        report_en=row.report_en if row else None,
+        findings=row.findings if row else (),
+        age_years=row.age_years if row and row.age_years is not None else facts.age_years,
+        sex=(row.sex if row else None) or facts.sex,
+        date_offset_days=offset,
+    )
+
+
+def _first_days(studies: Iterable[_StudyFacts]) -> dict[str, date]:
+    days: dict[str, date] = {}
+    for facts in studies:
+        if facts.day is not None:
+            days[facts.patient_id] = min(facts.day, days.get(facts.patient_id, facts.day))
+    return days
+
+
+def _common_place(places: set[Path]) -> Path:
+    return Path(os.path.commonpath(sorted(places)))
+
+
+def _text(header: Any, keyword: str, default: str = "") -> str:
+    value = header.get(keyword)
+    return str(value).strip() if value not in (None, "") else default
+
+
+def _words(header: Any, keyword: str) -> set[str]:
+    value = header.get(keyword) or ()
+    words = [value] if isinstance(value, str) else value
+    return {str(word).strip().upper() for word in words}
+
+
+def _number(header: Any, keyword: str) -> int:
+    text = _text(header, keyword)
+    return int(text) if text.isdigit() else 0
+
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(f"{text[:4]}-{text[4:6]}-{text[6:8]}")
+    except ValueError:
+        return None

@@ -1,0 +1,317 @@
+"""A table of reports that belongs to a folder of CTs: one row names one study (or one volume of it) and its report.
+
+In: a CSV or TSV file with a header; comma, semicolon, tab or bar between cells; UTF-8 (with or without mark), UTF-16
+or Windows-1252, each found by itself. Out: rows that are looked up by what they name, never by their place in the
+file. Refused: a file that is no text table, a header without ``report`` or without ``path`` and ``study_id``. Set
+aside one by one: rows that name nothing, have too many cells, contradict another row about the same study, or have no
+image.
+"""
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medfinder.errors import ConfigError, DatasetError
+from medfinder.records import Dropped, Finding, Language, Sex
+from medfinder.sources.files import hash_id
+
+# name -> what stands in it; the template and the messages speak from here.
+COLUMNS: dict[str, str] = {
+    "path": "the volume file, or the folder of the DICOM study, relative to the source folder",
+    "study_id": "instead of path: file name without suffix, StudyInstanceUID or AccessionNumber; "
+    "beside path: rows with the same study_id are volumes of one study",
+    "report": "the report as written, in Spanish or English; required",
+    "report_en": "an English version of the report",
+    "language": "of the report: es or en; guessed when empty",
+    "patient_id": "whose study it is; studies of one patient are never split; stored as a hash",
+    "age": "in years",
+    "sex": "F or M",
+    "findings": "what an expert saw, separated by semicolons; when empty they are read from the report",
+}
+SYNONYMS: dict[str, str] = {
+    "file": "path",
+    "filename": "path",
+    "study": "study_id",
+    "patient": "patient_id",
+    "patientid": "patient_id",
+    "age_years": "age",
+    "gender": "sex",
+    "lang": "language",
+    "informe": "report",
+    "text": "report",
+}
+_EXAMPLES = (
+    ("# sub-01/ct.nii.gz", "E1", "derrame pleural izquierdo .", "Left pleural effusion.", "es", "P1", "71", "F", ""),
+    ("# sub-02/ct.nii.gz", "E2", "Lung mass. No effusion.", "", "en", "P2", "58", "M", "mass; emphysema"),
+)
+_DELIMITERS = ",;\t|"
+# One cell may be as long as the longest table that fits in memory; curation judges a report's length, not the parser.
+_FIELD_LIMIT = 2**30
+_SEXES: dict[str, Sex] = {
+    **dict.fromkeys(("f", "female", "woman", "mujer", "femenino"), "F"),
+    **dict.fromkeys(("m", "male", "man", "hombre", "varon", "varón", "masculino", "h", "v"), "M"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a report table, its cells checked.
+
+    Attributes:
+        number: of the row in the file; the header is 1.
+    """
+
+    number: int
+    path: str
+    study_id: str
+    report: str
+    report_en: str | None
+    language: Language | None
+    patient_id: str | None
+    age_years: int | None
+    sex: Sex | None
+    findings: tuple[Finding, ...]
+
+    def says_the_same_as(self, other: "Row") -> bool:
+        """Tell whether two rows differ in nothing but their number."""
+        mine = (self.path, self.study_id, self.report, self.report_en, self.patient_id, self.findings)
+        return mine == (other.path, other.study_id, other.report, other.report_en, other.patient_id, other.findings)
+
+
+class ReportTable:
+    """The rows of a report table by what they name, with a record of the rows that were asked for."""
+
+    def __init__(self, rows: Iterable[Row], refused: Iterable[Dropped], source: str) -> None:
+        self._rows: dict[str, list[Row]] = {}
+        self._refused = list(refused)
+        self._asked: set[str] = set()
+        self._source = source
+        for row in rows:
+            known = self._rows.setdefault(_key(row), [])
+            if not any(row.says_the_same_as(other) for other in known):
+                known.append(row)
+
+    def find(self, *, paths: Iterable[str] = (), ids: Iterable[str] = ()) -> Row | Dropped | None:
+        """Look up the row that names a study, by the first of these names that the table knows.
+
+        Returns:
+            ``Dropped`` when several rows contradict each other, None when the table does not know the study.
+        """
+        names = [*(_path_key(path) for path in paths), *(_id_key(name) for name in ids)]
+        for key in names:
+            rows = self._rows.get(key, [])
+            if rows:
+                self._asked.add(key)
+                return rows[0] if len(rows) == 1 else self._refuse_duplicates(rows)
+        return None
+
+    def leftovers(self) -> Iterator[Dropped]:
+        """Yield a refusal for each row that could not be read and each that no image asked for."""
+        yield from self._refused
+        for key, rows in self._rows.items():
+            if key not in self._asked:
+                detail = f"row {rows[0].number} of the table names no CT of the source"
+                yield self._refuse(rows[0], "no image", detail)
+
+    def _refuse_duplicates(self, rows: list[Row]) -> Dropped:
+        numbers = ", ".join(str(row.number) for row in rows[:5])
+        detail = f"{len(rows)} rows of the table name the same study and differ (rows {numbers}); keep one of them"
+        return self._refuse(rows[0], "duplicate rows", detail)
+
+    def _refuse(self, row: Row, reason: str, detail: str) -> Dropped:
+        return refuse_row(hash_id("study", row.study_id or row.path), self._source, reason, detail)
+
+
+def read_table(path: Path, *, source: str) -> ReportTable:
+    """Read a report table.
+
+    Args:
+        source: the kind of source whose images it belongs to, for the rows that are set aside.
+
+    Raises:
+        DatasetError: the file is absent, no text, or lacks columns; the message names found and expected ones.
+    """
+    rows = _split_rows(_decode(path), path)
+    if not rows:
+        raise DatasetError(f"{path} is empty; expected a header with these columns: {', '.join(COLUMNS)}")
+    header = _Header.read(rows[0][1], path)
+    sexes = _read_sexes({header.cell(cells, "sex").lower() for _, cells in rows[1:]})
+    good: list[Row] = []
+    refused: list[Dropped] = []
+    for number, cells in rows[1:]:
+        fault = header.find_fault(cells)
+        if fault is None:
+            good.append(_read_row(number, cells, header, sexes))
+        else:
+            detail = f"row {number} of the table has {fault}"
+            refused.append(refuse_row(hash_id("row", str(number)), source, "unreadable row", detail))
+    return ReportTable(good, refused, source)
+
+
+def write_template(path: Path) -> None:
+    """Write an empty report table with every column explained and two example rows.
+
+    Raises:
+        ConfigError: the file exists; nothing is overwritten.
+    """
+    if path.exists():
+        raise ConfigError(f"{path} exists already; give a new name for the template")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["# Lines that begin with # are passed over. Delete columns that you do not need."])
+    writer.writerows([f"# {name}: {meaning}"] for name, meaning in COLUMNS.items())
+    writer.writerow(COLUMNS)
+    writer.writerows(_EXAMPLES)
+    path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def refuse_row(study_id: str, source: str, reason: str, detail: str) -> Dropped:
+    """Make the refusal of something that the table says."""
+    return Dropped(study_id=study_id, series_id="", source=source, stage="table", reason=reason, detail=detail)
+
+
+def _decode(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise DatasetError(f"no report table at {path}; give a CSV or TSV file") from None
+    except OSError as error:
+        raise DatasetError(f"report table {path} cannot be read: {error.strerror}") from error
+    if raw[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
+        raise DatasetError(f"{path} is an Excel workbook or archive, expected CSV or TSV; save it as CSV (UTF-8)")
+    is_utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    # Windows-1252 leaves five bytes undefined; Latin-1 reads whatever is left.
+    for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "cp1252", "latin-1"):
+        try:
+            return raw.decode(encoding).replace("\0", "")
+        except UnicodeDecodeError:
+            continue
+    raise DatasetError(f"{path} is no text: it begins like UTF-16 and is not; save it as CSV (UTF-8)")
+
+
+def _split_rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
+    """Cut the text into numbered rows of cells, at the delimiter that yields the most known columns."""
+    lines = text.splitlines(keepends=True)
+    first = next((line for line in lines if line.strip() and not _is_remark(line)), "")
+    limit = csv.field_size_limit(_FIELD_LIMIT)
+    try:
+        headers = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in _DELIMITERS}
+        delimiter = max(_DELIMITERS, key=lambda d: sum(_column_of(title) is not None for title in headers[d]))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return [(n, row) for n, row in enumerate(reader, start=1) if any(row) and not _is_remark(row[0])]
+    except csv.Error as error:
+        raise DatasetError(f"{path} is not a table: {error}; save it as CSV (UTF-8)") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _is_remark(text: str) -> bool:
+    return text.lstrip(' "').startswith("#")
+
+
+def _column_of(title: str) -> str | None:
+    name = title.strip().lower().replace(" ", "_")
+    name = SYNONYMS.get(name, name)
+    return name if name in COLUMNS else None
+
+
+@dataclass(frozen=True)
+class _Header:
+    """Where each column stands, and how wide a row may be."""
+
+    columns: Mapping[str, int]
+    width: int
+
+    @classmethod
+    def read(cls, titles: Sequence[str], path: Path) -> "_Header":
+        columns: dict[str, int] = {}
+        for place, title in enumerate(titles):
+            name = _column_of(title)
+            if name in columns:
+                raise DatasetError(f"{path} has two columns for {name!r}; keep one")
+            if name is not None:
+                columns[name] = place
+        if "report" not in columns or not columns.keys() & {"path", "study_id"}:
+            found = ", ".join(repr(title.strip()[:40]) for title in titles[:20])
+            raise DatasetError(
+                f"{path} lacks columns: found {found}; expected 'report' and one of 'path', 'study_id'"
+                f" (optional: {', '.join(list(COLUMNS)[3:])}); medfinder curate --template writes an example"
+            )
+        return cls(columns, len(titles))
+
+    def cell(self, cells: Sequence[str], name: str) -> str:
+        place = self.columns.get(name)
+        return cells[place].strip() if place is not None and place < len(cells) else ""
+
+    def find_fault(self, cells: Sequence[str]) -> str | None:
+        if any(cell.strip() for cell in cells[self.width :]):
+            return f"{len(cells)} cells, expected {self.width}; put quotes around the report"
+        if not self.cell(cells, "path") and not self.cell(cells, "study_id"):
+            return "neither path nor study_id"
+        return None
+
+
+def _read_row(number: int, cells: Sequence[str], header: _Header, sexes: Mapping[str, Sex]) -> Row:
+    language = header.cell(cells, "language").lower()[:2]
+    return Row(
+        number=number,
+        path=_spell_path(header.cell(cells, "path")),
+        study_id=unicodedata.normalize("NFC", header.cell(cells, "study_id")),
+        report=header.cell(cells, "report"),
+        report_en=header.cell(cells, "report_en") or None,
+        language="es" if language == "es" else "en" if language == "en" else None,
+        patient_id=header.cell(cells, "patient_id") or None,
+        age_years=read_age(header.cell(cells, "age")),
+        sex=sexes.get(header.cell(cells, "sex").lower()),
+        findings=_read_findings(header.cell(cells, "findings")),
+    )
+
+
+def read_age(text: str) -> int | None:
+    """Read an age in whole years; None when it is no age between 0 and 120.
+
+    Understands plain numbers and the DICOM value representation AS (PS3.5, 6.2): ``071Y``, ``018M``, ``003W``.
+
+    Example:
+        >>> [read_age(text) for text in ("71", "071Y", "018M", "71.0", "0", "unknown", "999")]
+        [71, 71, 1, 71, 0, None, None]
+    """
+    match = re.fullmatch(r"(\d{1,3})(?:\.0*)?\s*([yYmMwWdD]?)", text.strip())
+    if match is None:
+        return None
+    per_year = {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}[match[2].upper()]
+    years = int(match[1]) // per_year
+    return years if years <= 120 else None
+
+
+def _read_sexes(values: set[str]) -> Mapping[str, Sex]:
+    """Tell what a column's letters mean: beside H or V (hombre, varón) the letter M is mujer."""
+    if values & {"h", "v"} and not values & {"f"}:
+        return {**_SEXES, "m": "F"}
+    return _SEXES
+
+
+def _read_findings(text: str) -> tuple[Finding, ...]:
+    names = (" ".join(name.lower().split()) for name in text.split(";"))
+    return tuple(Finding(name) for name in dict.fromkeys(names) if name)
+
+
+def _spell_path(text: str) -> str:
+    spelt = unicodedata.normalize("NFC", text.replace("\\", "/")).strip("/")
+    return spelt.removeprefix("./")
+
+
+def _path_key(path: str) -> str:
+    return f"path\0{path}"
+
+
+def _id_key(study_id: str) -> str:
+    return f"id\0{unicodedata.normalize('NFC', study_id)}"
+
+
+def _key(row: Row) -> str:
+    return _path_key(row.path) if row.path else _id_key(row.study_id)
