@@ -102,19 +102,33 @@ WORKING_SPACING_MM = 5.0
 def _find_body(hu: Array) -> Mask:
     """Largest piece of tissue once thin things (table top, blankets, tubes) are opened away."""
     tissue = hu > TISSUE_HU
-    opened = ndimage.binary_opening(tissue, CROSS)
+    opened = _open(tissue)
     pieces, count = ndimage.label(opened)
     if not count:
         return tissue
     return np.asarray(pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:])))
 
 
-CROSS = ndimage.generate_binary_structure(3, 1)
-
-
 def _find_lungs(hu: Array, body: Mask) -> Mask:
     spongy = (hu > LUNG_HU[0]) & (hu < LUNG_HU[1]) & _is_within(body)
-    return np.asarray(ndimage.binary_opening(spongy, CROSS))
+    return _open(spongy)
+
+
+def _open(mask: Mask) -> Mask:
+    """Remove what is thinner than three voxels along any axis: erode, then dilate, by the six neighbours."""
+    return _spread(~_spread(~mask, outside=True), outside=False)
+
+
+def _spread(mask: Mask, *, outside: bool) -> Mask:
+    # Shifted views; several times faster than scipy's general binary morphology.
+    framed = np.pad(mask, 1, constant_values=outside)
+    spread = mask.copy()
+    for axis in range(3):
+        for start in (0, 2):
+            window = [slice(1, -1)] * 3
+            window[axis] = slice(start, start + mask.shape[axis])
+            spread |= framed[tuple(window)]
+    return spread
 
 
 def _is_within(body: Mask) -> Mask:

@@ -69,18 +69,20 @@ def resample_slabs(
     steps = zip(source.shape, spacing_of(source.affine), new_spacing_mm, strict=True)
     weights_i, weights_j, weights_k = (axis_weights(*step).astype(np.float32) for step in steps)
     rows, columns = sparse.csr_array(weights_j), sparse.csr_array(weights_i)
-    out = np.zeros((len(weights_k), len(weights_j), len(weights_i)), np.float32)
+    out = np.zeros((len(weights_k), len(weights_i), len(weights_j)), np.float32)
     scratch = np.empty(source.shape[1::-1], np.float32)
+    low, high = (int(bound) for bound in window_hu)
     k = 0
     for slab in _ahead(source.slabs):
         for plane in slab:
-            np.clip(plane, *window_hu, out=scratch, casting="unsafe")
+            # Clipped in its own type: int16 is twice as fast as float32.
+            scratch[...] = plane.clip(low, high)
             # Sparse rows first: contiguous axpys over whole image rows, several times faster than a dense product.
-            small = (columns @ np.ascontiguousarray((rows @ scratch).T)).T
+            small = columns @ np.ascontiguousarray((rows @ scratch).T)
             for new_k in np.flatnonzero(weights_k[:, k]):
                 out[new_k] += weights_k[new_k, k] * small
             k += 1
-    return out
+    return out.transpose(0, 2, 1)
 
 
 def resampled_affine(

@@ -93,11 +93,12 @@ def _square(affine: Affine, shape: tuple[int, ...], grid: Grid) -> Affine:
 
 
 def _round(hu: Array) -> Array:
-    """Round to whole HU; a half goes up even where float32 sums end a hair below it.
+    """Round to whole HU, overwriting the input; a half goes up even where float32 sums end a hair below it.
 
     Averages of whole numbers often end on an exact half, where the order of summation would decide otherwise.
     """
-    return np.floor(hu + np.float32(0.5 + 2**-9)).astype(np.int16)
+    hu += np.float32(0.5 + 2**-9)
+    return np.floor(hu, out=hu).astype(np.int16)
 
 
 def _air(grid: Grid) -> int:

@@ -64,7 +64,7 @@ class Grid:
     Attributes:
         spacing_mm: along x, y, z.
         shape: voxels along x, y, z.
-        window_hu: lowest and highest HU kept; what lies outside is set to the nearer bound.
+        window_hu: lowest and highest HU kept, whole numbers; what lies outside is set to the nearer bound.
 
     Default: ours, 352 x 308 x 352 mm, which holds the chest of most adults at a size that a CPU can train on.
 
@@ -83,8 +83,8 @@ class Grid:
         if not all(n >= 1 for n in self.shape):
             raise ConfigError(f"grid shape {self.shape}; each must be at least 1")
         low, high = self.window_hu
-        if not -32768 <= low < high <= 32767:
-            raise ConfigError(f"window {self.window_hu} HU; expected low < high within -32768..32767")
+        if not (-32768 <= low < high <= 32767 and low == int(low) and high == int(high)):
+            raise ConfigError(f"window {self.window_hu} HU; expected whole numbers, low < high, within -32768..32767")
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
