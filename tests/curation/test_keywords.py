@@ -1,0 +1,368 @@
+"""The keyword library, on sentences written by hand as radiologists write them, and on phantom reports."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from medfinder.curation import keywords
+from medfinder.curation.keywords import (
+    KEYWORDS,
+    expand_abbreviations,
+    extract_findings,
+    is_negated,
+    resolve_keyword,
+    split_sentences,
+)
+from medfinder.records import Finding, Language
+from medfinder.sources.phantoms.report import write_report
+from medfinder.sources.phantoms.vocabulary import FINDINGS, LOBES
+
+# sentence; what is present ("name", "name/side", "name/side/place"), what is uncertain ("?"), what is absent ("-").
+ENGLISH = [
+    ("Left effusion with compressive atelectasis of the underlying lung.", "pleural effusion/left atelectasis/left"),
+    ("No pleural effusion, pneumothorax, or adenopathy.", "-pleural effusion -pneumothorax -adenopathy"),
+    ("Effusion without cardiomegaly.", "pleural effusion -cardiomegaly"),
+    ("No pleural effusion but left pneumothorax.", "-pleural effusion pneumothorax/left"),
+    ("The previously seen right effusion has resolved.", "-pleural effusion/right"),
+    ("Resolved effusion.", "-pleural effusion"),
+    ("History of left mastectomy.", "mastectomy/left"),
+    ("History of pneumonia.", ""),
+    ("Chest CT without contrast shows bilateral ground glass opacities.", "ground-glass opacity/bilateral"),
+    ("No significant change in the known RUL nodule.", "nodule/right/upper_lobe"),
+    ("Without significant change in the small pericardial effusion.", "pericardial effusion"),
+    ("Pulmonary embolism cannot be excluded.", "?pulmonary embolism"),
+    ("Findings suspicious for PE.", "?pulmonary embolism"),
+    ("PE is ruled out.", "-pulmonary embolism"),
+    ("No evidence of PE.", "-pulmonary embolism"),
+    ("The heart is mildly enlarged.", "cardiomegaly"),
+    ("The heart is not enlarged.", "-cardiomegaly"),
+    ("Heart size is within normal limits.", ""),
+    ("Pleural and pericardial effusions are seen.", "pleural effusion pericardial effusion"),
+    ("Neither pleural nor pericardial effusion.", "-pleural effusion -pericardial effusion"),
+    ("A 12 mm spiculated nodule in the left upper lobe, suspicious for malignancy.", "nodule/left/upper_lobe"),
+    ("GGO and consolidation in the LLL.", "ground-glass opacity/left/lower_lobe consolidation/left/lower_lobe"),
+    ("Ground-glass opacities in the right upper and left lower lobes.", "ground-glass opacity/bilateral"),
+    ("Enlarged right paratracheal lymph node measuring 18 mm.", "adenopathy/right/mediastinal"),
+    ("No enlarged mediastinal or hilar lymph nodes.", "-adenopathy"),
+    ("Lymph nodes are not enlarged.", "-adenopathy"),
+    ("Calcified granuloma in the right middle lobe.", "calcified granuloma/right/middle_lobe"),
+    ("A calcified 5 mm nodule in the lingula.", "calcified granuloma/left/lingula"),
+    ("The aorta is dilated, measuring 48 mm at its ascending portion.", "aortic aneurysm"),
+    ("Aneurysmal dilatation of the ascending aorta (52 mm).", "aortic aneurysm/None/ascending_aorta"),
+    ("Aortic and coronary calcifications.", "aortic calcification coronary calcification"),
+    ("Loss of height of the T8 vertebral body.", "vertebral collapse/None/T8"),
+    ("Old fractures of the left sixth and seventh ribs.", "rib fracture/left"),
+    ("No displaced rib fractures.", "-rib fracture"),
+    ("Subcutaneous emphysema along the right chest wall.", "subcutaneous emphysema/right"),
+    ("Centrilobular emphysema, predominantly in the upper lobes.", "emphysema/None/upper_lobe"),
+    ("Tree-in-bud nodularity in the right lower lobe.", "tree-in-bud/right/lower_lobe"),
+    ("Right apical pleural thickening, unchanged.", "pleural thickening/right/apical"),
+    ("Sliding hiatus hernia.", "hiatal hernia"),
+    ("Absence of the right breast.", "mastectomy/right"),
+    ("Pacemaker with leads in the right atrium and ventricle.", "pacemaker"),
+    ("Right jugular central venous catheter with its tip in the SVC.", "central venous catheter/right"),
+    ("The chest tube has been removed.", "-chest tube"),
+    ("Thyroid goiter extending into the chest.", "goitre"),
+    ("Dextroconvex thoracic scoliosis.", "scoliosis"),
+    ("The main pulmonary artery is dilated, 36 mm.", "pulmonary artery enlargement"),
+    ("Several liver cysts, the largest of 4.5 cm.", "hepatic cyst"),
+    ("Possible small left pneumothorax.", "?pneumothorax/left"),
+    ("No pleural effusion and a 14 mm nodule in the right lower lobe.", "-pleural effusion nodule/right/lower_lobe"),
+    ("Adrenal glands without nodules.", "-adrenal nodule"),
+    ("No mass effect on the trachea.", ""),
+    ("Emphysema, no bullae.", "emphysema -bullae"),
+    ("No pneumothorax; small right pleural effusion.", "-pneumothorax pleural effusion/right"),
+    ("There is no pneumothorax, however there is subcutaneous emphysema.", "-pneumothorax subcutaneous emphysema"),
+    ("Apart from a hiatal hernia there are no abnormalities.", "hiatal hernia"),
+    ("Pleural effusion is not seen.", "-pleural effusion"),
+    ("Consolidation, pneumothorax or effusion are not identified.", "-consolidation -pneumothorax -pleural effusion"),
+    ("Bronchiectasis and honeycombing at both bases.", "bronchiectasis/bilateral/basal honeycombing/bilateral/basal"),
+    ("A thick-walled cavitary lesion is noted in the RUL.", "cavity/right/upper_lobe"),
+    ("Large right lower lobe mass invading the pleura.", "mass/right/lower_lobe"),
+    ("Findings in keeping with COPD, no acute infiltrate.", "COPD -infiltrates"),
+    ("Rule out pneumonia.", "?pneumonia"),
+    ("No bone lesions.", ""),
+]  # fmt: skip
+SPANISH = [
+    ("no se observan adenopatias mediastinicas ni hiliares", "-adenopathy"),
+    ("sin derrame pleural ni neumotorax", "-pleural effusion -pneumothorax"),
+    ("Derrame izquierdo y atelectasia del lóbulo inferior adyacente", "pleural effusion/left atelectasis/left"),
+    ("derrame pleural bilateral de predominio derecho", "pleural effusion/bilateral"),
+    ("ausencia de mama izquierda", "mastectomy/left"),
+    ("antecedente de mastectomia derecha", "mastectomy/right"),
+    ("antecedentes de neumonia bilateral", ""),
+    ("ausencia de derrame", "-pleural effusion"),
+    ("opacidades en vidrio deslustrado perifericas en ambos pulmones", "ground-glass opacity/bilateral/peripheral"),
+    ("vidrio deslutrado en lid", "ground-glass opacity/right/lower_lobe"),
+    ("nodulo de 8 mm en lsd", "nodule/right/upper_lobe"),
+    ("Nódulos pulmonares milimétricos bilaterales", "nodule/bilateral"),
+    ("masa de 45 mm en lobulo superior izquierdo", "mass/left/upper_lobe"),
+    ("no se descarta tromboembolismo pulmonar", "?pulmonary embolism"),
+    ("sin signos de tep", "-pulmonary embolism"),
+    ("se descarta tep", "-pulmonary embolism"),
+    ("posible atelectasia laminar en lingula", "?atelectasis/left/lingula"),
+    ("corazon aumentado de tamaño", "cardiomegaly"),
+    ("silueta cardiaca de tamano normal", ""),
+    ("aumento del indice cardiotoracico", "cardiomegaly"),
+    ("cavidades cardiacas de tamaño normal", ""),
+    ("sin cambios en el derrame pericardico", "pericardial effusion"),
+    ("derrame pleural no se observa", "-pleural effusion"),
+    ("no derrame pleural pero si neumotorax izquierdo", "-pleural effusion pneumothorax/left"),
+    ("nodulo no calcificado en lii y derrame pleural derecho", "nodule/left/lower_lobe pleural effusion/right"),
+    ("tc torax sin contraste . cardiomegalia leve", "cardiomegaly"),
+    ("aplastamiento vertebral de d8", "vertebral collapse/None/T8"),
+    ("acuñamiento anterior del cuerpo vertebral T11", "vertebral collapse/None/T11"),
+    ("fracturas de los arcos costales izquierdos", "rib fracture/left"),
+    ("granuloma calcificado en lm", "calcified granuloma/right/middle_lobe"),
+    ("ateromatosis calcificada aortica y coronaria", "aortic calcification coronary calcification"),
+    ("aneurisma de aorta ascendente de 5,2 cm", "aortic aneurysm/None/ascending_aorta"),
+    ("dilatacion del tronco de la arteria pulmonar", "pulmonary artery enlargement"),
+    ("hernia de hiato por deslizamiento", "hiatal hernia"),
+    ("bocio multinodular con extension endotoracica", "goitre"),
+    ("marcapasos con electrodos en cavidades derechas", "pacemaker"),
+    ("reservorio con acceso subclavio derecho", "central venous catheter/right"),
+    ("engrosamiento pleural apical bilateral", "pleural thickening/bilateral/apical"),
+    ("enfisema centrolobulillar de predominio en lobulos superiores", "emphysema/None/upper_lobe"),
+    ("bronquiectasias cilindricas en ambas bases", "bronchiectasis/bilateral/basal"),
+    ("patron en arbol en brote en lsi", "tree-in-bud/left/upper_lobe"),
+    ("lesion cavitada en lobulo superior derecho", "cavity/right/upper_lobe"),
+    ("fibrosis pulmonar con panalizacion", "pulmonary fibrosis honeycombing"),
+    ("quistes hepaticos simples", "hepatic cyst"),
+    ("escoliosis dorsal de convexidad derecha", "scoliosis/right"),
+    ("ganglio axilar izquierdo aumentado de tamaño", "adenopathy/left/axillary"),
+    ("ganglios mediastinicos no significativos por tamaño", ""),
+    ("sin adenopatias salvo una hiliar derecha", "-adenopathy"),
+    ("no se visualizan nodulos masas ni condensaciones", "-nodule -mass -consolidation"),
+    ("el derrame ha desaparecido", "-pleural effusion"),
+    ("neumotorax resuelto", "-pneumothorax"),
+    ("atelectacia subsegmentaria en lid", "atelectasis/right/lower_lobe"),
+    ("enfisema subcutaneo", "subcutaneous emphysema"),
+    ("consolidacion en lii sugestiva de neumonia", "consolidation/left/lower_lobe ?pneumonia"),
+    ("no hay evidencia de lesiones oseas liticas ni blasticas", "-bone metastasis"),
+    ("suprarrenales sin nodulos", "-adrenal nodule"),
+    ("sin efecto masa", ""),
+    ("epoc con signos de enfisema", "COPD emphysema"),
+    ("descartar neumonia covid 19", "?COVID-19"),
+]  # fmt: skip
+
+
+def facts(text: str) -> Iterator[tuple[str, str, str | None, str | None]]:
+    """Read the notation of the tables above: (name, status, side, place)."""
+    import re
+
+    names = sorted(KEYWORDS, key=len, reverse=True)
+    pattern = rf"([?-]?)({'|'.join(map(re.escape, names))})(?:/(\w+))?(?:/(\w+))?(?=\s|$)"
+    signs = {"": "present", "?": "uncertain", "-": "absent"}
+    found = list(re.finditer(pattern, text))
+    assert " ".join(match[0] for match in found) == text, text
+    for sign, name, side, place in (match.groups() for match in found):
+        yield name, signs[sign], None if side == "None" else side, place and place.replace("_", " ")
+
+
+def check(sentence: str, expected: str, language: Language) -> None:
+    wanted = list(facts(expected))
+    found = extract_findings(sentence, language)
+    assert {(f.name, f.status) for f in found} == {(name, status) for name, status, _, _ in wanted}
+    for name, _, side, place in wanted:
+        mentions = [f for f in found if f.name == name]
+        if side or place:
+            assert {f.laterality for f in mentions} == {side}, mentions
+        if place:
+            assert {f.location for f in mentions} == {place}, mentions
+
+
+@pytest.mark.parametrize(("sentence", "expected"), ENGLISH)
+def test_an_english_sentence_is_read_as_a_radiologist_would(sentence: str, expected: str):
+    check(sentence, expected, "en")
+
+
+@pytest.mark.parametrize(("sentence", "expected"), SPANISH)
+def test_a_spanish_sentence_is_read_as_a_radiologist_would(sentence: str, expected: str):
+    check(sentence, expected, "es")
+
+
+def test_every_phantom_finding_is_a_keyword():
+    assert set(FINDINGS) <= set(KEYWORDS)
+
+
+def test_there_are_over_fifty_keywords_with_words_in_both_languages():
+    assert len(KEYWORDS) >= 50
+    for keyword in KEYWORDS.values():
+        assert keyword.names_en
+        assert keyword.names_es
+
+
+def test_every_parent_is_a_keyword_and_no_chain_is_a_ring():
+    for keyword in KEYWORDS.values():
+        seen = {keyword.name}
+        parent = keyword.parent
+        while parent:
+            assert parent in KEYWORDS
+            assert parent not in seen
+            seen.add(parent)
+            parent = KEYWORDS[parent].parent
+
+
+def test_every_name_resolves_to_its_own_keyword():
+    for keyword in KEYWORDS.values():
+        for name in (*keyword.names_en, *keyword.names_es, *keyword.abbreviations):
+            if ".." not in name:
+                assert resolve_keyword(name) == keyword.name, name
+
+
+def test_cuis_have_their_form_and_are_not_shared():
+    cuis = [keyword.cui for keyword in KEYWORDS.values() if keyword.cui]
+    assert len(set(cuis)) == len(cuis)
+    assert all(cui[0] == "C" and len(cui) == 8 and cui[1:].isdigit() for cui in cuis)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("GGO", "ground-glass opacity"),
+        ("ggo", "ground-glass opacity"),
+        ("Ground Glass", "ground-glass opacity"),
+        ("vidrio deslustrado", "ground-glass opacity"),
+        ("PE", "pulmonary embolism"),
+        ("COPD", "COPD"),
+        ("epoc", "COPD"),
+        ("enlarged LN", "adenopathy"),
+        ("ADENOPATÍAS", "adenopathy"),
+        ("adenopatias", "adenopathy"),
+        ("atelectases", "atelectasis"),
+        ("goiter", "goitre"),
+        ("hernia de hiato", "hiatal hernia"),
+        ("derrame de la pleura", None),
+        ("nodules", "nodule"),
+        ("Nódulos", "nodule"),
+        ("pulmonary edema", "pulmonary oedema"),
+        ("sunburn", None),
+        ("", None),
+        ("...", None),
+    ],
+)
+def test_any_name_of_a_keyword_finds_it(words: str, name: str | None):
+    assert resolve_keyword(words) == name
+
+
+@pytest.mark.parametrize(
+    ("report", "sentences"),
+    [
+        ("tc torax . nodulo de 3.5 cm en lid . sin derrame .", ("tc torax", "nodulo de 3.5 cm en lid", "sin derrame")),
+        ("nodulo de 3 . 5 cm en lid . fin", ("nodulo de 3.5 cm en lid", "fin")),
+        ("Collapse of T8. No effusion.", ("Collapse of T8", "No effusion")),
+        ("Seen by Dr. Smith. Normal.", ("Seen by Dr. Smith", "Normal")),
+        ("A nodule of 4 mm. in the RUL.\nNo mass!", ("A nodule of 4 mm. in the RUL", "No mass!")),
+        ("1. Effusion. 2. Nodule.", ("Effusion", "Nodule")),
+        ("IMPRESSION:\n- Mass\n- Cyst", ("IMPRESSION:", "Mass", "Cyst")),
+        ("A line that is\nwrapped goes on. Next.", ("A line that is wrapped goes on", "Next")),
+        ("Nodule measuring approx. 5 mm.", ("Nodule measuring approx. 5 mm",)),
+        ("", ()),
+        (" . . ", ()),
+    ],
+)
+def test_a_report_is_cut_into_its_sentences(report: str, sentences: tuple[str, ...]):
+    assert split_sentences(report) == tuple(sentence.rstrip("!") for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "language", "expected"),
+    [
+        ("No pleural effusion.", "en", True),
+        ("Left pleural effusion.", "en", False),
+        ("No effusion but left pneumothorax.", "en", False),
+        ("No significant abnormalities.", "en", True),
+        ("Suspicious lesions are not seen.", "en", True),
+        ("Unenhanced CT of the chest.", "en", False),
+        ("CT without contrast.", "en", False),
+        ("Pneumonia cannot be excluded.", "en", False),
+        ("sin hallazgos significativos", "es", True),
+        ("no se observan adenopatias", "es", True),
+        ("derrame pleural sin cambios", "es", False),
+        ("tc torax sin contraste", "es", False),
+        ("", "en", False),
+    ],
+)
+def test_a_sentence_that_only_denies_is_known(sentence: str, language: Language, expected: bool):
+    assert is_negated(sentence, language) is expected
+
+
+def test_sizes_are_read_in_millimetres():
+    assert extract_findings("Nodule of 1.2 cm in the RUL.", "en")[0].size_mm == 12.0
+    assert extract_findings("aneurisma de aorta de 5,2 cm", "es")[0].size_mm == 52.0
+    first, second = extract_findings("A 9 mm nodule and a 35 mm mass.", "en")
+    assert (first.size_mm, second.size_mm) == (9.0, 35.0)
+
+
+def test_a_finding_that_is_present_somewhere_counts_as_present():
+    report = "Left pleural effusion. No right pleural effusion."
+    assert [(f.status, f.laterality) for f in extract_findings(report, "en")] == [("present", "left")]
+
+
+def test_a_vaguer_mention_adds_no_second_finding():
+    report = "Mass in the left upper lobe measuring 41 mm. Impression: lung mass."
+    assert extract_findings(report, "en") == (Finding("mass", "present", "left", "upper lobe", 41.0),)
+
+
+def test_abbreviations_are_written_out_only_where_they_are_meant():
+    assert expand_abbreviations("LNs and GGO") == "lymph nodes and ground-glass opacity"
+    assert expand_abbreviations("ggo in the rul") == "ground-glass opacity in the right upper lobe"
+    assert expand_abbreviations("pe de pagina") == "pe de pagina"
+    assert expand_abbreviations("derrame en hemitórax dcho", "es") == "derrame en hemitórax derecho"
+
+
+def test_reading_is_total_on_odd_text():
+    for odd in ("\x00\x01", "no no no", "((((", "sin", "..", "ñ" * 5000, "no " * 2000, ", , ,", "1.2.3.4"):
+        for language in ("en", "es"):
+            assert isinstance(extract_findings(odd, language), tuple)  # type: ignore[arg-type]  # plain str
+
+
+def test_importing_the_library_reads_no_file(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, keywords.__name__)
+    fresh = importlib.import_module(keywords.__name__)
+    assert fresh._tables.cache_info().currsize == 0
+    assert len(fresh.KEYWORDS) >= 50
+    assert fresh._tables.cache_info().currsize == 1
+
+
+# ----------------------------------------------------------------------------------------- agreement on phantom reports
+
+
+def draw_study(rng: np.random.Generator) -> list[Finding]:
+    findings = []
+    for name, kind in FINDINGS.items():
+        if rng.random() >= kind.base_rate:
+            continue
+        side = kind.sides[int(rng.integers(len(kind.sides)))] if kind.sides else None
+        lobes = LOBES.get(side or "", ("peripheral", "diffuse")) if kind.in_lobes else kind.locations
+        location = lobes[int(rng.integers(len(lobes)))] if lobes else None
+        if location in ("hilar", "axillary"):
+            side = "left" if rng.random() < 0.5 else "right"
+        size_mm = float(rng.uniform(*kind.size_mm)) if kind.size_mm else None
+        count = int(rng.integers(1, kind.max_count + 1)) if kind.max_count > 1 else None
+        grade = kind.grades[int(rng.integers(len(kind.grades)))] if kind.grades else None
+        findings.append(Finding(name, "present", side, location, size_mm, count, grade))  # type: ignore[arg-type]  # str
+    return findings
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+def test_what_is_read_agrees_with_what_phantoms_have(language: Language):
+    rng = np.random.default_rng(20)
+    right = wrong = missed = sides = sides_right = 0
+    for _ in range(300):
+        findings = draw_study(rng)
+        report = write_report(findings=findings, sex="F", age_years=60, contrast=True, rng=rng)
+        said = extract_findings(report.english if language == "en" else report.spanish, language)
+        true = {finding.name for finding in findings}
+        told = {finding.name for finding in said if finding.status != "absent"} & set(FINDINGS)
+        right, wrong, missed = right + len(true & told), wrong + len(told - true), missed + len(true - told)
+        for finding in findings:
+            read = {f.laterality for f in said if f.name == finding.name} - {None}
+            if finding.laterality and read:
+                sides, sides_right = sides + 1, sides_right + (read == {finding.laterality})
+    assert right > 500
+    assert 2 * right / (2 * right + wrong + missed) >= 0.97
+    assert sides_right / sides >= 0.95
