@@ -6,7 +6,7 @@ In: the description of a dataset and how it was made. Out: Markdown with a heade
 from collections.abc import Mapping
 from typing import Any
 
-from medfinder.curation.statistics import to_markdown
+from medfinder.curation.statistics import statistics_markdown
 
 _HEADER = """\
 ---
@@ -70,4 +70,4 @@ def write_card(description: Mapping[str, Any], provenance: Mapping[str, Any]) ->
         test=100 * shares["test"],
         **{key: settings[key] for key in ("min_dimension", "min_dimension_synthetic", "seed")},
     )
-    return f"{_HEADER}\n# CT dataset\n\n{banner}{_CAUTION}\n{made}{to_markdown(description)}"
+    return f"{_HEADER}\n# CT dataset\n\n{banner}{_CAUTION}\n{made}{statistics_markdown(description)}"

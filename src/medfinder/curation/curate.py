@@ -1,9 +1,10 @@
 """Curate a source: every study becomes cases or refusals, and all of them a dataset folder.
 
 In: a folder of raw studies, settings. Out: the folder that ``medfinder.curation.dataset`` describes. Refused: an output
-folder that holds something else, or a dataset of other input or settings. Killed at any moment and run again, the
-stage goes on where it was and ends in the same bytes: each study's outcome is noted in ``.work`` as soon as its
-volumes are written, and the tables are made of the notes alone.
+folder that holds something else, or a dataset of another source or other settings. Killed at any moment and run again,
+the stage goes on where it was and ends in the same bytes: each study's outcome is noted in ``.work`` as soon as its
+volumes are written, and the tables are made of the notes alone. Where studies came or went since, the dataset is made
+again from what is there now.
 """
 
 import csv
@@ -38,31 +39,26 @@ _WITHOUT_REPORTS = ("dicom", "nifti")
 
 @dataclass(frozen=True)
 class Summary:
-    """What a curation came to.
+    """What a curation came to; plain values, ready for JSON.
 
     Attributes:
-        out: the dataset folder.
         is_new: False when the folder was already complete and nothing had to be done.
         resumed: studies whose outcome stood from an earlier, interrupted run.
-        description: figures, as ``medfinder.curation.statistics.describe_records`` returns them.
+        dropped: studies, series and table rows that were set aside.
+        reasons: how many for which reason, most frequent first.
         remarks: sentences the user must see.
     """
 
-    out: Path
     is_new: bool
     resumed: int
-    description: Mapping[str, Any]
+    cases: int
+    studies: int
+    patients: int
+    dropped: int
+    splits: Mapping[str, int]
+    regions: Mapping[str, int]
+    reasons: Mapping[str, int]
     remarks: tuple[str, ...] = ()
-
-    @property
-    def cases(self) -> int:
-        """How many cases the dataset holds."""
-        return int(self.description["cases"])
-
-    @property
-    def dropped(self) -> int:
-        """How many studies, series and table rows were set aside."""
-        return int(self.description["dropped"])
 
 
 def curate(
@@ -80,7 +76,7 @@ def curate(
 
     Args:
         source: folder of studies, or one CT file.
-        out: dataset folder; absent, empty, or one that the same call began.
+        out: dataset folder; absent, empty, begun by the same call, or made by it of a source that has changed since.
         source_kind: a key of ``medfinder.sources.SOURCES``, or ``"auto"``.
         table: reports, for sources that bring none; see ``medfinder.sources.report_table``.
         links: a CSV to write, outside ``out``, that tells which file stands behind which hashed study id.
@@ -102,15 +98,27 @@ def curate(
     if links is not None:
         _write_links(links, source, entries)
     recipe = write_recipe(kind, source, table, settings)
-    if is_done(out, recipe):
-        return Summary(out, False, 0, describe(Dataset.open(out)), tuple(remarks))
+    if is_done(out, recipe, {entry.study_id for entry in entries}):
+        return _summarise(describe(Dataset.open(out)), False, 0, remarks)
     with _disk_errors_told(out):
         notes = Notes.begin(out, recipe)
         studies, refused = _tell_apart(entries)
         todo = [study for study in studies if not notes.has(study.study_id)]
         curate_all(todo, out, settings, notes, workers, count_from(len(studies) - len(todo), len(studies), progress))
         description = _finish(out, recipe, settings, [notes.read(study.study_id) for study in studies], refused)
-    return Summary(out, True, len(studies) - len(todo), description, tuple(remarks))
+    return _summarise(description, True, len(studies) - len(todo), remarks)
+
+
+def _summarise(description: Mapping[str, Any], is_new: bool, resumed: int, remarks: Sequence[str]) -> Summary:
+    return Summary(
+        is_new=is_new,
+        resumed=resumed,
+        splits={name: counts["cases"] for name, counts in description["splits"].items()},
+        regions=description["regions"],
+        reasons=description["dropped_by_reason"],
+        remarks=tuple(remarks),
+        **{key: description[key] for key in ("cases", "studies", "patients", "dropped")},
+    )
 
 
 def _refuse_overlap(source: Path, out: Path, links: Path | None) -> None:

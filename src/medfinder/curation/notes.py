@@ -6,6 +6,7 @@ else, or the notes of other input or settings.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +15,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from medfinder.curation import dataset as folder
-from medfinder.curation.recipe import find_changes
+from medfinder.curation.recipe import INPUT_CHANGES, RECIPE, find_changes, write_beginning
 from medfinder.curation.study import CuratedStudy
 from medfinder.errors import ConfigError, DatasetError
-
-_RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -30,24 +29,25 @@ class Notes:
     @classmethod
     def begin(cls, out: Path, recipe: Mapping[str, Any]) -> "Notes":
         """Open the notes of an unfinished run, or begin new ones in an empty folder."""
-        work = out / folder.WORK
         if out.exists() and not out.is_dir():
             raise ConfigError(f"{out} is a file; give a folder")
-        if (work / _RECIPE).is_file():
-            changed = find_changes(json.loads((work / _RECIPE).read_text(encoding="utf-8")), recipe)
-            if changed:
-                raise ConfigError(
-                    f"{out} holds an unfinished dataset of other {changed}; delete it or give a new folder"
-                )
-        else:
+        known = _read_recipe(out)
+        changed = find_changes(known, recipe) if known else []
+        if set(changed) - INPUT_CHANGES:
+            raise ConfigError(
+                f"{out} is an unfinished dataset of other {', '.join(changed)}; delete it or give a new folder"
+            )
+        if known is None:
             found = sorted(p.name for p in out.iterdir() if p.name != folder.WORK) if out.exists() else []
             if found:
                 raise ConfigError(f"{out} is not empty (holds {found[0]!r}); give a new or empty folder")
-            work.mkdir(parents=True, exist_ok=True)
-            folder.write_text(work / _RECIPE, json.dumps(recipe))
-        (work / "studies").mkdir(exist_ok=True)
+        if known is None or changed:
+            shutil.rmtree(out / folder.WORK, ignore_errors=True)
+            write_beginning(out, recipe)
+        place = out / folder.WORK / "studies"
+        place.mkdir(exist_ok=True)
         (out / folder.VOLUMES).mkdir(exist_ok=True)
-        return cls(work / "studies")
+        return cls(place)
 
     def has(self, study_id: str) -> bool:
         """Tell whether a study is done."""
@@ -76,6 +76,14 @@ class Notes:
 
     def _path(self, study_id: str) -> Path:
         return self.place / f"{hashlib.sha256(study_id.encode()).hexdigest()[:32]}.json"
+
+
+def _read_recipe(out: Path) -> dict[str, Any] | None:
+    try:
+        recipe = json.loads((out / folder.WORK / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return recipe if isinstance(recipe, dict) else None
 
 
 _OUTCOME = TypeAdapter(CuratedStudy)

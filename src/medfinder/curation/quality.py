@@ -4,6 +4,7 @@ In: HU and shape of a raw volume. Out: nothing when it passes, else why not: a s
 with the figures. Voxel values that cannot be HU at all (NaN, infinity) were refused when the volume was read.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from medfinder.volume import Volume
 
 # What a filter answers: (reason, detail), or None for a pass.
 Fault = tuple[str, str] | None
+# How medfinder.volume notes the share of padding, which it has turned into air.
+_PADDING = re.compile(r"([\d.e+-]+)% of the voxels were padding")
 
 
 def find_small_dimension(shape: tuple[int, int, int], *, limit: int) -> Fault:
@@ -34,9 +37,9 @@ def find_small_dimension(shape: tuple[int, int, int], *, limit: int) -> Fault:
 def missing_share(volume: Volume) -> float:
     """Measure which share of a volume holds no measurement.
 
-    The paper counts "missing voxels" and does not define them. Ours: voxels in a plane, across any of the three axes,
-    that holds a single value from edge to edge. No scanner measures such a plane; zero-filled slices, lost slices and
-    blocks of padding are made of them, while the round field of view of a sound slice is not.
+    The paper counts "missing voxels" and does not define them. Ours: the greater of two shares. Voxels that were
+    padding in the file, as the reader noted; and voxels in a plane, across any of the three axes, that holds a single
+    value from edge to edge. No scanner measures such a plane; zero-filled, lost and cropped slices are made of them.
 
     Returns:
         0 to 1.
@@ -45,7 +48,8 @@ def missing_share(volume: Volume) -> float:
     for axis in range(3):
         planes = np.moveaxis(volume.hu, axis, 0)
         measured *= len(planes) - sum(_is_blank(plane) for plane in planes)
-    return (volume.hu.size - measured) / volume.hu.size
+    blank = (volume.hu.size - measured) / volume.hu.size
+    return max(blank, *(float(match[1]) / 100 for note in volume.notes if (match := _PADDING.match(note))), 0.0)
 
 
 def _is_blank(plane: npt.NDArray[Any]) -> bool:

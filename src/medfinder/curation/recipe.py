@@ -7,7 +7,7 @@ Refused: an output folder that was made by another recipe; the message names wha
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -22,6 +22,17 @@ from medfinder.sources.files import fingerprint, relative_name, walk_files
 
 # Lists of studies are digested whole: an edit in their middle changes neither size, beginning nor end.
 _LISTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
+RECIPE = "recipe.json"
+_WORDS = {
+    "format": "format",
+    "medfinder": "medfinder version",
+    "source": "kind of source",
+    "source_digest": "input",
+    "table_digest": "report table",
+    "keywords_digest": "keyword list",
+}
+# What may change of a source that grows.
+INPUT_CHANGES = frozenset({"input", "report table"})
 
 
 def write_recipe(kind: str, source: Path, table: Path | None, settings: CurationSettings) -> dict[str, Any]:
@@ -55,38 +66,49 @@ def _digest_source(source: Path) -> str:
     return whole.hexdigest()
 
 
-def is_done(out: Path, recipe: Mapping[str, Any]) -> bool:
-    """Tell whether a folder holds the finished dataset already; clear up after a run killed at the very end.
+def is_done(out: Path, recipe: Mapping[str, Any], study_ids: Collection[str]) -> bool:
+    """Tell whether a folder holds the finished dataset already.
+
+    A dataset that has lost volumes, or was made of an earlier state of the same source, is opened again.
+
+    Args:
+        study_ids: of the source as it is now; one of them in common makes it the same source.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: the folder holds a dataset of another source, or made otherwise.
     """
     provenance = folder.read_provenance(out)
     if provenance is None:
         return False
+    dataset = Dataset.open(out)
     changed = find_changes(provenance, recipe)
-    if changed:
-        raise ConfigError(f"{out} is a dataset of other {changed}; give a new folder, or delete this one first")
-    lost = [case.case_id for case in Dataset.open(out).cases if not (out / case.volume).is_file()]
-    if lost:
-        raise ConfigError(f"{out} has lost {len(lost)} of its volumes; delete it and curate again")
+    if not changed and all((out / case.volume).is_file() for case in dataset.cases):
+        # Left behind by a run that was killed at the very end.
+        shutil.rmtree(out / folder.WORK, ignore_errors=True)
+        return True
+    known = {case.study_id for case in dataset.cases} | {row.study_id for row in dataset.dropped}
+    if not changed or (set(changed) <= INPUT_CHANGES and known & set(study_ids)):
+        _reopen(out, recipe)
+        return False
+    raise ConfigError(f"{out} is a dataset of other {', '.join(changed)}; give a new folder, or delete this one first")
+
+
+def _reopen(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Make a finished dataset an unfinished one; killed in between, it is still one or the other."""
     shutil.rmtree(out / folder.WORK, ignore_errors=True)
-    return True
+    write_beginning(out, recipe)
+    (out / folder.PROVENANCE).unlink()
 
 
-def find_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Name what differs between two recipes; empty when they would give the same bytes."""
-    words = {
-        "format": "format",
-        "medfinder": "medfinder version",
-        "source": "kind of source",
-        "source_digest": "input",
-        "table_digest": "report table",
-        "keywords_digest": "keyword list",
-    }
-    changed = [word for key, word in words.items() if old.get(key) != new[key]]
+def write_beginning(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Note in an output folder what it is going to be."""
+    (out / folder.WORK).mkdir(parents=True, exist_ok=True)
+    folder.write_text(out / folder.WORK / RECIPE, json.dumps(recipe))
+
+
+def find_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two recipes; nothing when they would give the same bytes."""
+    changed = [word for key, word in _WORDS.items() if old.get(key) != new[key]]
     before = old.get("settings") or {}
     settings = [key for key, value in new["settings"].items() if before.get(key) != value]
-    if settings:
-        changed.append(f"settings ({', '.join(settings)})")
-    return ", ".join(changed)
+    return [*changed, f"settings ({', '.join(settings)})"] if settings else changed

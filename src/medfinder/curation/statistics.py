@@ -97,7 +97,7 @@ def _base_rates(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     }
 
 
-def to_markdown(description: Mapping[str, Any], *, top: int = 40) -> str:
+def statistics_markdown(description: Mapping[str, Any], *, top: int = 40) -> str:
     """Set a description out as Markdown tables.
 
     Args:

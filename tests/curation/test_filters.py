@@ -1,0 +1,140 @@
+"""Each of the paper's filters, at its limit and just beyond it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medfinder.curation.quality import find_missing_voxels, find_small_dimension, missing_share
+from medfinder.curation.report import choose_text, count_words, find_report_fault, guess_language, tidy
+from medfinder.records import Study
+from medfinder.volume import Volume, body_region, read_volume
+
+
+def volume_of(hu: np.ndarray) -> Volume:
+    return Volume(hu.astype(np.int16), np.eye(4))
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(-1000, 1000, (10, 20, 30)).astype(np.int16)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_ninety_six_voxels_pass_and_ninety_five_do_not(axis: int) -> None:
+    shape = [512, 512, 512]
+    shape[axis] = 96
+    assert find_small_dimension((shape[0], shape[1], shape[2]), limit=96) is None
+    shape[axis] = 95
+    fault = find_small_dimension((shape[0], shape[1], shape[2]), limit=96)
+    assert fault is not None
+    assert fault[0] == "too small"
+
+
+@pytest.mark.parametrize(("axis", "planes"), [(0, 3), (1, 6), (2, 9)])
+def test_exactly_thirty_percent_missing_pass_and_one_plane_more_does_not(
+    noise: np.ndarray, axis: int, planes: int
+) -> None:
+    turned = np.moveaxis(noise, axis, 0)
+    turned[:planes] = 0
+    assert missing_share(volume_of(noise)) == 0.3
+    assert find_missing_voxels(missing_share(volume_of(noise)), limit=0.30) is None
+    turned[planes] = -1024
+    fault = find_missing_voxels(missing_share(volume_of(noise)), limit=0.30)
+    assert fault is not None
+    assert fault[0] == "missing voxels"
+
+
+def test_a_padded_border_counts_once_where_its_sides_meet(noise: np.ndarray) -> None:
+    noise[:5], noise[:, :10] = -1024, -1024
+    assert missing_share(volume_of(noise)) == 0.75
+
+
+def test_nothing_is_missing_from_noise_and_all_from_a_blank_volume(noise: np.ndarray) -> None:
+    assert missing_share(volume_of(noise)) == 0
+    assert missing_share(volume_of(np.zeros_like(noise))) == 1
+
+
+def test_a_round_field_of_view_is_not_missing(noise: np.ndarray) -> None:
+    x, y = np.indices(noise.shape[:2])
+    noise[(x - 4.5) ** 2 / 25 + (y - 9.5) ** 2 / 100 > 1] = -1024
+    assert missing_share(volume_of(noise)) == 0
+
+
+def test_padding_that_the_reader_turned_into_air_is_missing(tmp_path: Path, noise: np.ndarray) -> None:
+    scattered = np.random.default_rng(1).permutation(noise.size) < 0.4 * noise.size
+    noise[scattered.reshape(noise.shape)] = -3024
+    nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "ct.nii")
+    assert missing_share(read_volume(tmp_path / "ct.nii")) == pytest.approx(0.4, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("one two three four five", None),
+        ("one two three four", "short report"),
+        ("one . two , three - four .", "short report"),
+        ("x" * 50 + " a b c d", None),
+        ("x" * 60 + " a b c d", "report too long"),
+        ("", "no report"),
+    ],
+)
+def test_a_report_needs_five_words_and_an_end(text: str, reason: str | None) -> None:
+    fault = find_report_fault(text, is_required=True, min_words=5, max_chars=58)
+    assert (fault and fault[0]) == reason
+
+
+def test_no_report_passes_where_none_is_required_but_a_short_one_does_not() -> None:
+    assert find_report_fault("", is_required=False, min_words=5, max_chars=99) is None
+    assert find_report_fault("mass", is_required=False, min_words=5, max_chars=99) is not None
+
+
+def test_words_are_counted_without_punctuation() -> None:
+    assert count_words("tc torax sin contraste . derrame pleural . ") == 6
+
+
+def test_control_characters_go_and_paragraphs_stay() -> None:
+    assert tidy("FINDINGS:\r\n\r\n\r\n\r\n mass \x07 seen \t here") == "FINDINGS:\n\nmass seen here"
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("tc torax sin contraste . no se observan adenopatias mediastinicas .", "es"),
+        ("Neumonía en lóbulo inferior derecho.", "es"),
+        ("No enlarged lymph nodes. There is a nodule in the right upper lobe.", "en"),
+        ("no", "en"),
+    ],
+)
+def test_the_language_is_told_by_common_words(text: str, language: str) -> None:
+    assert guess_language(text) == language
+
+
+@pytest.mark.parametrize(
+    ("report", "report_en", "searched", "spanish"),
+    [
+        ("derrame pleural en el lado izquierdo", "left pleural effusion", "left pleural effusion", True),
+        ("derrame pleural en el lado izquierdo", None, "derrame pleural en el lado izquierdo", True),
+        ("there is an effusion of the pleura", None, "there is an effusion of the pleura", False),
+        (None, "there is an effusion", "there is an effusion", False),
+        (None, None, "", False),
+    ],
+)
+def test_english_is_searched_where_there_is_any_and_spanish_is_kept(
+    report: str | None, report_en: str | None, searched: str, spanish: bool
+) -> None:
+    text = choose_text(Study("s", "p", "nifti", (), report=report, report_en=report_en))
+    assert text.searched == searched
+    assert text.spanish == (report if spanish else "")
+
+
+def test_the_shipped_samples_hold_no_missing_planes_that_would_drop_them(samples: Path) -> None:
+    shares = [missing_share(read_volume(path)) for path in samples.glob("*.nii.gz")]
+    assert len(shares) >= 6
+    assert max(shares) < 0.3
+
+
+def test_make_chest_is_a_chest(make_chest: Callable[..., np.ndarray]) -> None:
+    assert body_region(Volume(make_chest(), np.diag([10.0, 10.0, 10.0, 1.0]))).name == "chest"
