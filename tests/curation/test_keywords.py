@@ -85,6 +85,18 @@ ENGLISH = [
     ("Findings in keeping with COPD, no acute infiltrate.", "COPD -infiltrates"),
     ("Rule out pneumonia.", "?pneumonia"),
     ("No bone lesions.", ""),
+    ("Calcific plaques are seen in the aorta and coronary arteries.", "aortic calcification coronary calcification"),
+    ("The ascending aorta measures 43 mm and is ectatic.", "aortic aneurysm"),
+    ("Compression deformity of T12.", "vertebral collapse/None/T12"),
+    ("No evidence of aortic aneurysm or dissection.", "-aortic aneurysm -aortic dissection"),
+    ("Pericardial effusion-thickening was not observed.", "-pericardial effusion -pericardial thickening"),
+    ("Question of a small right apical pneumothorax.", "?pneumothorax/right/apical"),
+    ("Almost complete resolution of the ground glass opacities.", "ground-glass opacity"),
+    ("Interval resolution of right lower lobe consolidation.", "-consolidation/right/lower_lobe"),
+    ("The left-sided effusion seen previously is no longer present.", "-pleural effusion/left"),
+    ("Prominent mediastinal lymph nodes, not enlarged by CT criteria.", ""),
+    ("Vertebral body heights are preserved.", ""),
+    ("Small bilateral pleural effusions, right greater than left.", "pleural effusion/bilateral"),
 ]  # fmt: skip
 SPANISH = [
     ("no se observan adenopatias mediastinicas ni hiliares", "-adenopathy"),
@@ -146,6 +158,13 @@ SPANISH = [
     ("sin efecto masa", ""),
     ("epoc con signos de enfisema", "COPD emphysema"),
     ("descartar neumonia covid 19", "?COVID-19"),
+    ("se ha resuelto el derrame pleural derecho", "-pleural effusion/right"),
+    ("disminucion del derrame pleural izquierdo respecto al previo", "pleural effusion/left"),
+    ("imagen cavitada en segmento apical del lid", "cavity/right/lower_lobe"),
+    ("aorta ascendente ectasica con un diametro de 42 mm", "aortic aneurysm/None/ascending_aorta"),
+    ("minimo derrame pleural bilateral de predominio izquierdo", "pleural effusion/bilateral"),
+    ("colapso del lobulo medio", "atelectasis/right/middle_lobe"),
+    ("no derrame", "-pleural effusion"),
 ]  # fmt: skip
 
 
@@ -293,6 +312,7 @@ def test_a_sentence_that_only_denies_is_known(sentence: str, language: Language,
 def test_sizes_are_read_in_millimetres():
     assert extract_findings("Nodule of 1.2 cm in the RUL.", "en")[0].size_mm == 12.0
     assert extract_findings("aneurisma de aorta de 5,2 cm", "es")[0].size_mm == 52.0
+    assert extract_findings("Mass of 2.3 x 1.8 cm in the RUL.", "en")[0].size_mm == 23.0
     first, second = extract_findings("A 9 mm nodule and a 35 mm mass.", "en")
     assert (first.size_mm, second.size_mm) == (9.0, 35.0)
 

@@ -492,7 +492,7 @@ def _place(
         inside = [other for other in matches if other.kind in ("side", "location") and other.first in near]
         inside = [other for other in inside if _owner(other, own, language) is match]
         side = None if _load_keywords()[match.name].is_midline else _side_of(inside, found[index - 1 : index])
-        location = next((other.name for other in inside if other.kind == "location"), None) or _level(near, stems)
+        location = _location_of(inside) or _level(near, stems)
         found.append(Finding(match.name, "present", side, location, _size_mm(near, stems, match, own)))
     _share_places(keywords, matches, found)
     return found
@@ -547,6 +547,12 @@ def _side_of(inside: Sequence[_Match], before: Sequence[Finding]) -> Laterality 
     return "left" if "left" in sides else "right"
 
 
+def _location_of(inside: Sequence[_Match]) -> str | None:
+    """Choose the place: a lobe rather than "subpleural" or "apical segment", else the first that is named."""
+    names = [match.name for match in inside if match.kind == "location"]
+    return next((name for name in names if name.endswith("lobe")), names[0] if names else None)
+
+
 def _share_places(keywords: Sequence[_Match], matches: Sequence[_Match], found: list[Finding]) -> None:
     """Give "consolidation" its place in "consolidation and ground glass in the left lower lobe"."""
     ands = {match.first for match in matches if match.kind == "and" and match.name in ("and", "y", "e")}
@@ -570,10 +576,14 @@ def _level(near: Iterable[int], stems: Sequence[str]) -> str | None:
 def _size_mm(near: Sequence[int], stems: Sequence[str], match: _Match, own: Sequence[_Match]) -> float | None:
     """Read the greatest size in mm; where several keywords share the words, only the nearest one takes it."""
     sizes = []
-    for word in near:
-        is_size = word + 1 < len(stems) and stems[word + 1] in ("mm", "cm") and stems[word][0].isdigit()
-        if is_size and min(own, key=lambda other: abs(other.last - word)) is match:
-            sizes.append(float(stems[word].replace(",", ".")) * (10 if stems[word + 1] == "cm" else 1))
+    for unit in near:
+        if stems[unit] not in ("mm", "cm") or min(own, key=lambda other: abs(other.last - unit)) is not match:
+            continue
+        # "23 x 18 mm": both figures share the unit.
+        figure = unit - 1
+        while figure >= 0 and stems[figure][0].isdigit():
+            sizes.append(float(stems[figure].replace(",", ".")) * (10 if stems[unit] == "cm" else 1))
+            figure -= 2 if figure >= 2 and stems[figure - 1] in ("x", "by", "por") else len(stems)
     return max(sizes, default=None)
 
 

@@ -296,10 +296,10 @@ def _deny(names: Sequence[str], rng: np.random.Generator) -> _Sentence:
     spanish = [pick(rng, wordings()["finding"][name]["no_es"]) for name in names]
     frames = wordings()["frame"]
     listed = ", ".join(english[:-1]) + " or " + english[-1] if len(english) > 1 else english[0]
-    verb = "are" if _looks_plural(english[0].split()[-1]) or "opacities" in english[0] else "is"
+    first, last = ("are" if _looks_plural(nouns.split()[-1]) else "is" for nouns in (english[0], english[-1]))
     ending = "n" if _looks_plural(spanish[0].split()[0]) else ""
     return _Sentence(
-        pick(rng, frames["no_en"]).replace("{is}", verb).replace("_", listed),
+        pick(rng, frames["no_en"]).replace("{is}", first).replace("{last_is}", last).replace("_", listed),
         pick(rng, frames["no_es"]).replace("{n}", ending).replace("_", " ni ".join(spanish)),
     )
 
@@ -320,7 +320,11 @@ def _open_report(
 ) -> list[_Sentence]:
     sentences = [_tell_technique(contrast, rng)] if rng.random() < 0.85 else []
     histories = _shuffle(wordings()["history"], rng)
+    topics: set[str] = set()
     for entry in histories[: int(rng.integers(1 + min(target // 40, 3)))]:
+        if entry.get("topic") in topics:
+            continue
+        topics |= {entry["topic"]} if "topic" in entry else set()
         sentence = _pair(entry, rng)
         if "{age}" in sentence.english or "{man_en}" in sentence.english:
             if sex is None or age_years is None:
