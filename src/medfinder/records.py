@@ -159,6 +159,8 @@ class Hit:
         findings: canonical names of what is present.
         volume: path of the standardised volume, absolute, or None when it has gone.
         caution: a sentence the reader must see, e.g. that the case is not a chest; empty when there is none.
+        parts: what the score was made of, by name, e.g. the cosine of the image vectors; parts that say nothing of this
+            case are left out.
     """
 
     rank: int
@@ -175,3 +177,4 @@ class Hit:
     is_synthetic: bool
     volume: Path | None
     caution: str = ""
+    parts: tuple[tuple[str, float], ...] = ()

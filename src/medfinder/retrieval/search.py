@@ -1,0 +1,282 @@
+"""Search: from a query to ranked hits.
+
+In: an open index, the model that it was made with, and a ``Query`` (text, report, keyword or CT, filter, k). Out: hits,
+best first. Refused with ``ConfigError``: queries that are empty or ask for two things at once, k out of range, unknown
+keywords, filters that cannot be read, a folder of several CT series; with ``SearchIndexError``: a model that the index
+was not made with; with ``VolumeError``: a CT that cannot be read.
+
+Every query ranks the cases by several parts (image vectors, report vectors, words affirmed, words denied), which are
+then fused. Scores lie in 0..1 and can be compared within one answer only. Cases that are not chests are left
+out unless the filter asks for a region; hits that need a caution carry one.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medfinder.curation.keywords import KEYWORDS, resolve_keyword
+from medfinder.errors import ConfigError
+from medfinder.records import Hit, Query
+from medfinder.retrieval.filters import AllOf, AnyOf, Condition, Not, equals, mentions, parse_filter
+from medfinder.retrieval.index import IndexedCase, SearchIndex, Space
+from medfinder.retrieval.lexical import Terms, Words, describe_finding, describe_query
+from medfinder.volume import Grid, Volume, body_region, standardise_file
+
+if TYPE_CHECKING:
+    from medfinder.models.protocol import DualEncoder
+
+MAX_HITS = 1_000
+
+# A long report has some 5,000 characters; ten times that is no question any more.
+MAX_CHARACTERS = 50_000
+
+# Ours: words and report vectors say what the radiologist wrote, the image vectors what the model believes to see, which
+# is the weakest of the three for the shipped model. Words denied only break near-ties.
+TEXT_WEIGHTS: Mapping[Space, float] = {"image": 0.5, "report": 1.0, "affirmed": 1.0, "denied": 0.25}
+
+# Ours: a CT is compared with CTs; the share of the reports is small enough that a CT finds itself.
+CT_WEIGHTS: Mapping[Space, float] = {"image": 0.9, "report": 0.1}
+
+# Candidates that each part ranks before they are fused, at least; small indexes are ranked whole.
+_MIN_DEPTH = 1_000
+
+_NOT_CHEST = 'this case is not a chest CT ("{region}")'
+_SYNTHETIC_MODEL = "the model has seen synthetic CTs only: its scores on real CTs are not to be relied on"
+_QUERY_NOT_CHEST = "the CT that was asked with does not look like a chest: {reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """A case on its way to being a hit.
+
+    Attributes:
+        parts: what each part gave it: cosine of image and report, BM25 of the words; agreement with the findings asked.
+    """
+
+    case_id: str
+    score: float
+    parts: tuple[tuple[str, float], ...]
+
+
+class Searcher:
+    """Answers queries from one index with one model.
+
+    Raises:
+        SearchIndexError: the index was made with another model.
+    """
+
+    def __init__(self, index: SearchIndex, model: "DualEncoder") -> None:
+        index.require_model(model.digest, model.width)
+        self.index = index
+        self._model = model
+        self._is_synthetic = bool(getattr(model, "is_synthetic", False))
+
+    def search(self, query: Query) -> list[Hit]:
+        """Answer a query with at most ``query.k`` hits, best first; equal scores are ordered by case id.
+
+        - ``text``: a few words, English or Spanish. Image vectors, report vectors and BM25 are fused. What
+          the words deny ("effusion without cardiomegaly") excludes the cases known to have it.
+        - ``report``: as text, for a whole report; what it denies lowers the cases that have it and excludes none.
+        - ``keyword``: a finding by any of its names. Cases known to have it come before all others, then those that
+          the model thinks nearest; cases whose report denies it are left out. Each group is ranked as text is.
+        - ``ct``: a volume file or a DICOM folder of one series. Ranked by the likeness of the images, with a small
+          share for the likeness of the reports to the CT.
+
+        Raises:
+            ConfigError: the query cannot be honoured; the message says why.
+            VolumeError: the CT cannot be read.
+        """
+        _check_k(query.k)
+        where = _region_default(parse_filter(query.where) if query.where is not None else None)
+        _check_one_is_asked(query)
+        if query.ct is not None:
+            return self._by_ct(query.ct, where, query.k)
+        if query.keyword is not None:
+            return self._by_keyword(query.keyword, where, query.k)
+        if query.report is not None:
+            return self._by_report(query.report, where, query.k)
+        return self._by_text(query.text or "", where, query.k)
+
+    def _by_text(self, text: str, where: Condition, k: int) -> list[Hit]:
+        words = describe_query(text)
+        unwanted = [Not(equals("findings", name)) for name in words.negated]
+        return self._hits(self._hybrid(text, words, AllOf((where, *unwanted)), k), "")
+
+    def _by_report(self, report: str, where: Condition, k: int) -> list[Hit]:
+        return self._hits(self._hybrid(report, describe_query(report), where, k), "")
+
+    def _by_keyword(self, words: str, where: Condition, k: int) -> list[Hit]:
+        name = _resolve(words)
+        known, denied = equals("findings", name), equals("negated", name)
+        first = self._hybrid(name, describe_finding(name), AllOf((where, known)), k)
+        ranked = [_Ranked(one.case_id, (1 + one.score) / 2, (*one.parts, ("findings", 1.0))) for one in first]
+        if len(ranked) < k:
+            others = AllOf((where, Not(AnyOf((known, denied)))))
+            rest = self._hybrid(name, describe_finding(name), others, k - len(ranked))
+            ranked += [_Ranked(one.case_id, one.score / 2, (*one.parts, ("findings", 0.0))) for one in rest]
+        return self._hits(ranked, "")
+
+    def _by_ct(self, path: Path, where: Condition, k: int) -> list[Hit]:
+        volume = _read_query_ct(path, self._model.grid)
+        region = body_region(volume)
+        vector = self._model.encode_volumes([volume.hu])[0]
+        images = self._rank("image", vector, where, k)
+        among = [case_id for case_id, _ in images]
+        reports = self.index.nearest("report", vector, limit=max(1, len(among)), where=where, among=among)
+        ranked = _fuse({"image": images, "report": reports}, CT_WEIGHTS)[:k]
+        cautions = [] if region.name == "chest" else [_QUERY_NOT_CHEST.format(reason=region.reason)]
+        if self._is_synthetic:
+            cautions.append(_SYNTHETIC_MODEL)
+        return self._hits(ranked, "; ".join(cautions))
+
+    def _hybrid(self, text: str, words: Words, where: Condition, k: int) -> list[_Ranked]:
+        """Rank by the text's vector against images and reports, and by its words; fuse by rank."""
+        vector = self._model.encode_texts([text])[0]
+        queries: dict[Space, np.ndarray | Terms] = {"image": vector, "report": vector}
+        if words.affirmed:
+            queries["affirmed"] = words.affirmed
+        if words.denied:
+            queries["denied"] = words.denied
+        lists = {space: self._rank(space, query, where, k) for space, query in queries.items()}
+        return self._weigh_contradictions(_fuse(lists, TEXT_WEIGHTS), words)[:k]
+
+    def _weigh_contradictions(self, ranked: list[_Ranked], words: Words) -> list[_Ranked]:
+        """Multiply each score by the share of the query's findings that the case does not contradict.
+
+        Text encoders are nearly blind to negation: to them a report that says "no effusion" is a good match for
+        "effusion". A case contradicts a finding that is asked for when its report denies it and nothing else says that
+        it is there, and one that the query denies when it is known to have it.
+        """
+        asked, denied = set(words.present), set(words.negated)
+        if not asked and not denied:
+            return ranked
+        said = self.index.statements([one.case_id for one in ranked])
+        weighed = []
+        for one in ranked:
+            if case := said.get(one.case_id):
+                contradicted = len(asked & case.negated) + len(denied & case.present)
+                agreement = 1 - contradicted / len(asked | denied)
+                parts = (*one.parts, ("agreement", round(agreement, 6)))
+                weighed.append(_Ranked(one.case_id, round(one.score * agreement, 6), parts))
+        return sorted(weighed, key=_best_first)
+
+    def _rank(self, space: Space, query: np.ndarray | Terms, where: Condition, k: int) -> list[tuple[str, float]]:
+        return self.index.nearest(space, query, limit=max(_MIN_DEPTH, 4 * k), where=where)
+
+    def _hits(self, ranked: Sequence[_Ranked], caution: str) -> list[Hit]:
+        cases = self.index.cases([one.case_id for one in ranked])
+        # A case may have been removed since it was ranked.
+        there = [one for one in ranked if one.case_id in cases]
+        return [self._hit(rank, one, cases[one.case_id], caution) for rank, one in enumerate(there, start=1)]
+
+    def _hit(self, rank: int, ranked: _Ranked, indexed: IndexedCase, caution: str) -> Hit:
+        case = indexed.case
+        cautions = [_NOT_CHEST.format(region=case.region)] if case.region != "chest" else []
+        if self._is_synthetic and not case.is_synthetic and _SYNTHETIC_MODEL not in caution:
+            cautions.append(_SYNTHETIC_MODEL)
+        present = dict.fromkeys(finding.name for finding in case.findings if finding.status == "present")
+        return Hit(
+            rank=rank,
+            case_id=case.case_id,
+            study_id=case.study_id,
+            score=round(ranked.score, 6),
+            findings=tuple(present),
+            report=case.report or case.report_es,
+            source=case.source,
+            split=case.split,
+            age_years=case.age_years,
+            sex=case.sex,
+            region=case.region,
+            is_synthetic=case.is_synthetic,
+            volume=indexed.volume,
+            caution="; ".join(filter(None, [*cautions, caution])),
+            parts=ranked.parts,
+        )
+
+
+# ---- fusion ----------------------------------------------------------------------------------------------------------
+
+_Lists = Mapping[Space, Sequence[tuple[str, float]]]
+
+
+def _fuse(lists: _Lists, weights: Mapping[Space, float]) -> list[_Ranked]:
+    """Fuse the parts by the weighted mean of their scores, each brought to 0..1; 1 is the best case in every part.
+
+    A part gives 1 to its best case and 0 to what it does not list or thinks no better than most: for words that is a
+    score of 0, for vectors the median cosine. So a case without a report is neither praised nor blamed for it.
+
+    Source: convex combination of scaled scores, better than fusion by rank in Bruch, Gai and Ingber, "An Analysis of
+    Fusion Functions for Hybrid Retrieval" (2023); the median as zero is ours, because a cosine's is arbitrary.
+    """
+    tables = {space: dict(found) for space, found in lists.items()}
+    total = dict.fromkeys((case_id for table in tables.values() for case_id in table), 0.0)
+    whole = sum(weights[space] for space in tables)
+    for space, table in tables.items():
+        scores = list(table.values())
+        zero = float(np.median(scores)) if scores and space in ("image", "report") else 0.0
+        reach = max(scores, default=0.0) - zero
+        for case_id, score in table.items():
+            if reach > 0 and score > zero:
+                total[case_id] += weights[space] / whole * (score - zero) / reach
+    return _in_order(total, tables)
+
+
+def _in_order(total: Mapping[str, float], tables: Mapping[Space, Mapping[str, float]]) -> list[_Ranked]:
+    """Sort by score, ties by case id; what differs by less than rounding is a tie."""
+    ranked = []
+    for case_id, score in total.items():
+        parts = tuple((space, table[case_id]) for space, table in tables.items() if case_id in table)
+        ranked.append(_Ranked(case_id, round(score, 6), parts))
+    return sorted(ranked, key=_best_first)
+
+
+def _best_first(one: _Ranked) -> tuple[float, str]:
+    return (-one.score, one.case_id)
+
+
+# ---- reading the query -----------------------------------------------------------------------------------------------
+
+
+def _check_k(k: int) -> None:
+    if not 1 <= k <= MAX_HITS:
+        raise ConfigError(f"k = {k}; ask for 1 to {MAX_HITS} hits")
+
+
+def _check_one_is_asked(query: Query) -> None:
+    asked = {name: getattr(query, name) for name in ("text", "report", "keyword", "ct")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if len(asked) != 1:
+        found = " and ".join(asked) or "nothing"
+        raise ConfigError(f"the query gives {found}; give exactly one of text, report, keyword and ct")
+    [(name, value)] = asked.items()
+    if isinstance(value, str):
+        if len(value) > MAX_CHARACTERS:
+            raise ConfigError(f"{name} of {len(value)} characters; at most {MAX_CHARACTERS} are searched with")
+        if not any(character.isalnum() for character in value):
+            raise ConfigError(f"{name} holds no words; say what to look for, e.g. pleural effusion")
+
+
+def _region_default(where: Condition | None) -> Condition:
+    """Keep to chests, unless the filter asks about the region itself."""
+    if where is None:
+        return equals("region", "chest")
+    return where if mentions(where, "region") else AllOf((where, equals("region", "chest")))
+
+
+def _resolve(words: str) -> str:
+    name = resolve_keyword(words)
+    if name is None:
+        near = difflib.get_close_matches(words.strip().lower(), list(KEYWORDS), n=3, cutoff=0.5)
+        known = f"near: {', '.join(near)}" if near else f"known: {', '.join(KEYWORDS)}"
+        raise ConfigError(f"unknown keyword {words.strip()[:60]!r}; {known}; or search by text")
+    return name
+
+
+def _read_query_ct(path: Path, grid: Grid) -> Volume:
+    if not path.exists():
+        raise ConfigError(f"no CT at {path}; give a volume file or a folder of DICOM files")
+    return standardise_file(path, grid)
