@@ -85,6 +85,9 @@ ENGLISH = [
     ("Findings in keeping with COPD, no acute infiltrate.", "COPD -infiltrates"),
     ("Rule out pneumonia.", "?pneumonia"),
     ("No bone lesions.", ""),
+    ("Normal heart and enlarged axillary lymph nodes.", "adenopathy/None/axillary"),
+    ("Calcified aorta and dilated pulmonary trunk.", "aortic calcification pulmonary artery enlargement"),
+    ("Two lung nodules in the left upper lobe.", "nodule/left/upper_lobe"),
     ("Calcific plaques are seen in the aorta and coronary arteries.", "aortic calcification coronary calcification"),
     ("The ascending aorta measures 43 mm and is ectatic.", "aortic aneurysm"),
     ("Compression deformity of T12.", "vertebral collapse/None/T12"),
@@ -165,6 +168,8 @@ SPANISH = [
     ("minimo derrame pleural bilateral de predominio izquierdo", "pleural effusion/bilateral"),
     ("colapso del lobulo medio", "atelectasis/right/middle_lobe"),
     ("no derrame", "-pleural effusion"),
+    ("quistes renales y hepaticos", "renal cyst hepatic cyst"),
+    ("corazon normal y ganglios mediastinicos e hiliares aumentados de tamaño", "adenopathy"),
 ]  # fmt: skip
 
 

@@ -23,6 +23,8 @@ KEYWORDS: Mapping[str, "Keyword"]
 
 # A gap ".." stands for at most this many words; ours: "fractures of the left sixth and seventh ribs" needs six.
 _GAP = ".."
+# This one may also cross "and" and "or": "pleural and pericardial effusion".
+_WIDE_GAP = "..."
 _LONGEST_GAP = 6
 # Words; ours: far above any real sentence, below where the quadratic scope search is felt.
 _LONGEST_SENTENCE = 200
@@ -246,12 +248,12 @@ def _add_triggers(lexicon: _Lexicon, triggers: Mapping[str, Sequence[str]]) -> N
 
 def _add(lexicon: _Lexicon, kind: str, name: str, words: str) -> None:
     pattern = tuple(
-        word if word == _GAP else _stem(word, lexicon.language)
-        for part in re.split(r"(\.\.)", words)
-        for word in ([part] if part == _GAP else _words(part))
+        word if word.startswith(_GAP) else _stem(word, lexicon.language)
+        for part in re.split(r"(\.{2,3})", words)
+        for word in ([part] if part.startswith(_GAP) else _words(part))
     )
     lexicon.patterns.setdefault(pattern[0], []).append((pattern, kind, name))
-    if kind == "keyword" and _GAP not in pattern:
+    if kind == "keyword" and not {_GAP, _WIDE_GAP} & set(pattern):
         lexicon.names.setdefault(pattern, name)
         lexicon.names.setdefault(tuple(stem for stem in pattern if stem not in _STOP_WORDS), name)
 
@@ -342,12 +344,13 @@ def _match(pattern: Sequence[str], stems: Sequence[str], start: int) -> tuple[in
     """Match a pattern at ``start``; empty when it does not fit."""
     at = [start]
     gap = 0
+    never = _NEVER_IN_GAP
     for wanted in pattern[1:]:
-        if wanted == _GAP:
-            gap = _LONGEST_GAP
+        if wanted.startswith(_GAP):
+            gap, never = _LONGEST_GAP, _NEVER_IN_GAP if wanted == _GAP else _NEVER_IN_WIDE_GAP
             continue
         here = at[-1] + 1
-        while gap and here < len(stems) and stems[here] != wanted and stems[here] not in _NEVER_IN_GAP:
+        while gap and here < len(stems) and stems[here] != wanted and stems[here] not in never:
             here, gap = here + 1, gap - 1
         if here >= len(stems) or stems[here] != wanted:
             return ()
@@ -356,7 +359,8 @@ def _match(pattern: Sequence[str], stems: Sequence[str], start: int) -> tuple[in
     return tuple(at)
 
 
-_NEVER_IN_GAP = _PUNCTUATION | {"with", "con", "but", "pero", "there", "hay"}
+_NEVER_IN_WIDE_GAP = _PUNCTUATION | {"with", "con", "but", "pero", "there", "hay"}
+_NEVER_IN_GAP = _NEVER_IN_WIDE_GAP | {"and", "or", "nor", "y", "e", "o", "u", "ni"}
 
 
 def _unmask(matches: list[_Match]) -> list[_Match]:

@@ -188,9 +188,8 @@ def _take_group(left: list[Told], rng: np.random.Generator) -> list[Told]:
             group = [first, left[-1]]
         else:
             group = [first]
-    for fact in group[0:]:
-        if fact in left:
-            left.remove(fact)
+    # By identity: two findings told in the same words are still two.
+    left[:] = [fact for fact in left if not any(fact is taken for taken in group)]
     return group
 
 
