@@ -116,7 +116,7 @@ def _choose_facts(finding: Finding, rng: np.random.Generator) -> Told:
     size = ""
     if finding.size_mm is not None and chances[2] < _TELL_SIZE:
         size = _write_size(finding.size_mm, in_centimetres=chances[3] < _IN_CENTIMETRES)
-    count = finding.count or 1
+    count = finding.count or 1 if FINDINGS[finding.name].max_count > 1 else 1
     return Told(
         name=finding.name,
         side=side,
