@@ -111,13 +111,13 @@ if __name__ == "__main__":
 def test_a_study_that_ends_its_process_is_set_aside_and_the_others_go_on(
     tmp_path: Path, make_phantoms: MakePhantoms
 ) -> None:
-    source = make_phantoms(tmp_path / "phantoms", studies=4)
+    source = make_phantoms(tmp_path / "phantoms", studies=3)
     script = tmp_path / "run.py"
     script.write_text(DYING + textwrap.indent(SCRIPT, "    "))
     subprocess.run([sys.executable, str(script), str(source), str(tmp_path / "out"), "2"], check=True, timeout=120)
     dataset = Dataset.open(tmp_path / "out")
     assert [(row.study_id, row.reason) for row in dataset.dropped] == [("phantom-0-s00002", "process ended")]
-    assert len({case.study_id for case in dataset.cases}) == 3
+    assert len({case.study_id for case in dataset.cases}) == 2
 
 
 def test_the_order_of_studies_does_not_matter(
@@ -177,6 +177,19 @@ def test_a_source_that_has_grown_is_curated_into_the_same_folder(
     assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
 
 
+def test_a_dataset_of_an_earlier_version_is_made_again_in_its_place(
+    tmp_path: Path, make_phantoms: MakePhantoms, settings: CurationSettings, folder_bytes: FolderBytes
+) -> None:
+    source, out = make_phantoms(tmp_path / "phantoms", studies=3), tmp_path / "out"
+    curate(source, out, settings)
+    before = folder_bytes(out)
+    (out / "provenance.json").write_bytes(
+        before["provenance.json"].replace(b'"keywords_digest": "', b'"keywords_digest": "0')
+    )
+    assert curate(source, out, settings).is_new
+    assert folder_bytes(out) == before
+
+
 def test_other_settings_or_another_source_are_refused_and_nothing_is_touched(
     tmp_path: Path, make_phantoms: MakePhantoms, settings: CurationSettings, folder_bytes: FolderBytes
 ) -> None:
@@ -190,6 +203,10 @@ def test_other_settings_or_another_source_are_refused_and_nothing_is_touched(
     (other / "studies.jsonl").write_text(lines.replace("phantom-0", "phantom-1"), encoding="utf-8")
     with pytest.raises(ConfigError, match="of other input"):
         curate(other, out, settings)
+    begun = tmp_path / "begun"
+    kill_after(start(source, begun, 1), begun, 1)
+    with pytest.raises(ConfigError, match=r"unfinished dataset of other settings \(seed\)"):
+        curate(source, begun, replace(settings, seed=1))
     assert folder_bytes(out) == before
 
 
@@ -227,7 +244,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_later(
         real(volume, path)
 
     monkeypatch.setattr(study_module, "write_nifti", full)
-    with pytest.raises(DatasetError, match="No space left on device"):
+    with pytest.raises(DatasetError, match=r"No space left on device \(.*what is done is kept"):
         curate(source, out, settings)
     assert not (out / "provenance.json").exists()
     monkeypatch.undo()

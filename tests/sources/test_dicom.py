@@ -119,6 +119,13 @@ def test_blank_uids_are_made_up_for_by_the_folder(tmp_path: Path, write_series: 
     assert read_volume(series.path, series_instance_uid=None).shape == (12, 12, 14)
 
 
+def test_blank_uids_in_two_hospitals_are_two_studies(tmp_path: Path, write_series: WriteSeries) -> None:
+    for hospital in "ab":
+        write_series(tmp_path / hospital / "ct", SeriesInstanceUID="", StudyInstanceUID="")
+    ids = {sort(read(tmp_path / hospital))[0][0].study_id for hospital in "ab"}
+    assert len(ids) == 2
+
+
 @pytest.mark.parametrize("key", ["1.2.3.1", "ACC-1"])
 def test_a_report_is_found_by_uid_or_accession_number(tmp_path: Path, write_series: WriteSeries, key: str) -> None:
     write_series(tmp_path / "cts")

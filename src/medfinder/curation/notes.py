@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from medfinder.curation import dataset as folder
-from medfinder.curation.recipe import INPUT_CHANGES, RECIPE, find_changes, write_beginning
+from medfinder.curation.recipe import RECIPE, RENEWABLE, find_changes, write_beginning
 from medfinder.curation.study import CuratedStudy
 from medfinder.errors import ConfigError, DatasetError
 
@@ -33,7 +33,7 @@ class Notes:
             raise ConfigError(f"{out} is a file; give a folder")
         known = _read_recipe(out)
         changed = find_changes(known, recipe) if known else []
-        if set(changed) - INPUT_CHANGES:
+        if set(changed) - RENEWABLE:
             raise ConfigError(
                 f"{out} is an unfinished dataset of other {', '.join(changed)}; delete it or give a new folder"
             )

@@ -31,8 +31,9 @@ _WORDS = {
     "table_digest": "report table",
     "keywords_digest": "keyword list",
 }
-# What may change of a source that grows.
-INPUT_CHANGES = frozenset({"input", "report table"})
+# What may change between two runs of one command: the source grows, the program is renewed. The dataset is made again
+# in its place. Other settings are another command.
+RENEWABLE = frozenset({"input", "report table", "keyword list", "medfinder version", "format"})
 
 
 def write_recipe(kind: str, source: Path, table: Path | None, settings: CurationSettings) -> dict[str, Any]:
@@ -69,7 +70,8 @@ def _digest_source(source: Path) -> str:
 def is_done(out: Path, recipe: Mapping[str, Any], study_ids: Collection[str]) -> bool:
     """Tell whether a folder holds the finished dataset already.
 
-    A dataset that has lost volumes, or was made of an earlier state of the same source, is opened again.
+    A dataset that has lost volumes, or was made of an earlier state of the same source or by an earlier version of
+    medfinder, is opened again.
 
     Args:
         study_ids: of the source as it is now; one of them in common makes it the same source.
@@ -87,7 +89,7 @@ def is_done(out: Path, recipe: Mapping[str, Any], study_ids: Collection[str]) ->
         shutil.rmtree(out / folder.WORK, ignore_errors=True)
         return True
     known = {case.study_id for case in dataset.cases} | {row.study_id for row in dataset.dropped}
-    if not changed or (set(changed) <= INPUT_CHANGES and known & set(study_ids)):
+    if not changed or (set(changed) <= RENEWABLE and known & set(study_ids)):
         _reopen(out, recipe)
         return False
     raise ConfigError(f"{out} is a dataset of other {', '.join(changed)}; give a new folder, or delete this one first")

@@ -90,7 +90,11 @@ def curate_study(study: Study, out: Path, settings: CurationSettings) -> Curated
     )
     if fault is not None:
         return CuratedStudy(study.study_id, dropped=(_drop(study, "", "report", *fault),))
-    findings, findings_from = find_findings(study, text)
+    try:
+        findings, findings_from = find_findings(study, text)
+    except Exception as error:  # A text that trips the reader of findings must not stop the other studies either.
+        detail = f"{type(error).__name__} while looking for findings in the report"
+        return CuratedStudy(study.study_id, dropped=(_drop(study, "", "report", "unreadable", detail),))
     cases: list[CuratedCase] = []
     dropped: list[Dropped] = []
     for series in study.series:
@@ -177,7 +181,7 @@ def _keep(
     try:
         write_nifti(judged.standard, out / path)
     except VolumeError as error:
-        raise DatasetError(f"{error} in {out}; free space or permissions, then run the same command again") from error
+        raise DatasetError(f"{error} ({out}); what is done is kept: mend it and run the command again") from error
     case = Case(
         case_id=case_id,
         study_id=study.study_id,

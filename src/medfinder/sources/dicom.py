@@ -20,7 +20,7 @@ from pydicom.errors import InvalidDicomError
 
 from medfinder.errors import ConfigError
 from medfinder.records import Dropped, Series, Sex, Study
-from medfinder.sources.files import hash_id, is_dicom, relative_name, walk_files
+from medfinder.sources.files import fingerprint, hash_id, is_dicom, relative_name, walk_files
 from medfinder.sources.report_table import ReportTable, Row, read_age, read_table, refuse_row
 
 # Ours: the thickest slices in BIMCV are 15 mm, the shortest adult lungs about 200 mm high; a first cut, made by
@@ -30,6 +30,7 @@ MIN_SLICES = 12
 _CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.2{tail}" for tail in ("", ".1", ".2"))
 _TAGS = [
     "SOPClassUID",
+    "SOPInstanceUID",
     "ImageType",
     "StudyDate",
     "AccessionNumber",
@@ -129,14 +130,18 @@ class _StudyFacts:
 def _scan(root: Path) -> dict[str, _StudyFacts]:
     """Read every header under a folder; studies in the order of their hashed ids."""
     studies: dict[str, _StudyFacts] = {}
+    folder_names: dict[Path, str] = {}
     for file in walk_files(root):
         header = _read_header(file) if is_dicom(file) else None
         # A DICOMDIR and its like have no StudyInstanceUID, no Modality and no image: nothing to tell.
         if header is None or not ("StudyInstanceUID" in header or "Rows" in header):
             continue
         place = file if file == root else file.parent
-        # What lacks a UID belongs with its folder: some exports blank them.
-        name = f"folder {relative_name(place, root)}"
+        # What lacks a UID belongs with its folder: some exports blank them. The first image's own UID, or else its
+        # bytes, keep it apart from a folder of the same name elsewhere.
+        name = relative_name(place, root)
+        if not _text(header, "StudyInstanceUID") or not _text(header, "SeriesInstanceUID"):
+            name = folder_names.setdefault(place, f"{name}\0{_text(header, 'SOPInstanceUID') or fingerprint(file)}")
         study_uid = _text(header, "StudyInstanceUID") or name
         series_key = _text(header, "SeriesInstanceUID") or name
         studies.setdefault(study_uid, _StudyFacts(study_uid)).add(header, place, series_key)

@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-# The formats that medfinder.volume reads from one file.
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+# What medfinder.volume reads; .nhdr and .mhd are headers whose voxels lie in a file beside them.
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 # Enough to hold a NIfTI or DICOM header; a .gz ends with the checksum of all its bytes.
 _EDGE_BYTES = 4096
 
