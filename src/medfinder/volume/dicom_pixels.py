@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array as decode
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -112,7 +113,9 @@ def _decode(pixels: Pixels) -> Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            stored: Array = decode(pixels.file, index=pixels.frame, raw=True)
+            # Given a path pydicom reads one frame alone, but it cannot inflate there.
+            source = pydicom.dcmread(pixels.file) if pixels.syntax.is_deflated else pixels.file
+            stored: Array = decode(source, index=pixels.frame, raw=True)
     except (RuntimeError, ValueError, AttributeError, TypeError, EOFError, OSError, NotImplementedError) as error:
         raise VolumeError(
             f"an image cannot be decoded ({pixels.syntax.name}); send it again", reason="damaged"

@@ -102,7 +102,7 @@ def _volume_shape(header: Any) -> tuple[int, int, int]:
 def _stored_dtype(header: Any) -> np.dtype[Any]:
     try:
         stored: np.dtype[Any] = header.get_data_dtype()
-    except nib.spatialimages.HeaderDataError:
+    except (KeyError, nib.spatialimages.HeaderDataError):
         raise VolumeError(
             f"voxel type code {int(header['datatype'])} is unknown; convert to int16", reason="bad type"
         ) from None
