@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from medfinder.errors import ConfigError
+from medfinder.errors import ConfigError, VolumeError
 from medfinder.records import Dropped, Study
 from medfinder.sources import SOURCES, find_reader, find_source
 from medfinder.sources.files import hash_id, is_dicom, walk_files
+from medfinder.volume import read_volume
 
 
 def test_a_folder_of_volumes_is_nifti(tmp_path: Path, write_volume: Callable[..., Path]) -> None:
@@ -96,6 +97,32 @@ def test_a_circle_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "a" / "ct.nii").write_bytes(b"x")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     assert len(list(walk_files(tmp_path))) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_that_leads_nowhere_is_a_study_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "gone.nii.gz").symlink_to(tmp_path / "annex" / "content")
+    (study,) = SOURCES["nifti"](tmp_path)
+    assert isinstance(study, Study)
+    with pytest.raises(VolumeError, match="no such file"):
+        read_volume(study.series[0].path)
+
+
+def test_a_folder_that_cannot_be_opened_is_told_and_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "lost+found").mkdir()
+    real = os.scandir
+
+    def locked(path: Path) -> object:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr("medfinder.sources.files.os.scandir", locked)
+    with pytest.raises(ConfigError, match="locked cannot be opened: Permission denied"):
+        find_source(tmp_path)
 
 
 def test_a_study_and_a_patient_of_one_name_get_different_ids() -> None:

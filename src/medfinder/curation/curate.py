@@ -146,7 +146,7 @@ def _tell_apart(entries: Sequence[Study | Dropped]) -> tuple[list[Study], list[D
 
 def _write_links(path: Path, source: Path, entries: Sequence[Study | Dropped]) -> None:
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["study_id", "series_id", "path"])
             for study in entries:

@@ -11,8 +11,12 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from medfinder.errors import ConfigError
+
 # What medfinder.volume reads; .nhdr and .mhd are headers whose voxels lie in a file beside them.
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+# What lies at the root of a disk and is no one's to read.
+_SYSTEM_FOLDERS = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
 # Enough to hold a NIfTI or DICOM header; a .gz ends with the checksum of all its bytes.
 _EDGE_BYTES = 4096
 
@@ -20,7 +24,11 @@ _EDGE_BYTES = 4096
 def walk_files(path: Path) -> Iterator[Path]:
     """Yield the regular files under a folder, sorted by path; of a file, the file itself.
 
-    Links to folders are followed, each folder is entered once: a circle of links ends.
+    Links to folders are followed, each folder is entered once: a circle of links ends. Links that lead nowhere are
+    yielded too, so that a reader can tell that something is gone.
+
+    Raises:
+        ConfigError: a folder cannot be opened; to pass it over would lose studies without a word.
     """
     if path.is_file():
         yield path
@@ -32,17 +40,19 @@ def _walk_folder(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
     try:
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be opened: {error.strerror}; mend its permissions or move it out"
+        ) from error
     if (status.st_dev, status.st_ino) in entered:
         return
     entered.add((status.st_dev, status.st_ino))
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
             continue
         if entry.is_dir():
             yield from _walk_folder(folder / entry.name, entered)
-        elif entry.is_file():
+        elif entry.is_file() or entry.is_symlink():
             yield folder / entry.name
 
 
