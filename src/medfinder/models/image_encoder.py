@@ -1,0 +1,140 @@
+"""The image side: a standardised CT volume to a pooled feature vector and one score per finding label.
+
+In: HU volumes on the model's grid as a batch (n, x, y, z), int16 or float. Out: features (n, features) and label
+scores (n, labels). A small 3-D ResNet in channels-last order (measured: 1.3-2.5 times faster on AVX-512 than the
+default order) with position-aware attention pooling: a global average would forget left from right and lobe from lobe.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class ImageEncoderSettings:
+    """How the image encoder is built.
+
+    Attributes:
+        windows_hu: (low, high) of each input channel. Ours: emphysema, lung, soft tissue, calcium.
+        channels: width of each stage; each stage halves the grid on every axis.
+        blocks: residual blocks of each stage.
+        queries: learned queries that pool the token map.
+        heads: attention heads of the pooling.
+    """
+
+    windows_hu: tuple[tuple[float, float], ...] = ((-1024.0, -650.0), (-950.0, -50.0), (-160.0, 240.0), (150.0, 1300.0))
+    channels: tuple[int, ...] = (16, 48, 128)
+    blocks: tuple[int, ...] = (1, 2, 2)
+    queries: int = 8
+    heads: int = 4
+
+
+def window_hu(hu: Tensor, windows_hu: tuple[tuple[float, float], ...]) -> Tensor:
+    """Turn HU (n, x, y, z) into one channel a window, each scaled to -1..1, in channels-last order."""
+    low = torch.tensor([low for low, _ in windows_hu])
+    high = torch.tensor([high for _, high in windows_hu])
+    scaled = (hu.float().unsqueeze(-1) - low) * (2.0 / (high - low)) - 1.0
+    # (n, x, y, z, c) in memory, seen as (n, c, x, y, z): the channels-last layout without a copy.
+    return scaled.clamp_(-1.0, 1.0).permute(0, 4, 1, 2, 3)
+
+
+def token_shape(settings: ImageEncoderSettings, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Give the size of the token map of a volume of this shape."""
+    x, y, z = (math.ceil(n / 2 ** len(settings.channels)) for n in shape)
+    return (x, y, z)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3x3 convolutions with group norm around a shortcut. Source: He et al. 2016, basic block."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels_in, channels, 3, stride, 1, bias=False)
+        self.norm1 = _norm(channels)
+        self.conv2 = nn.Conv3d(channels, channels, 3, 1, 1, bias=False)
+        self.norm2 = _norm(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool3d(stride, stride) if stride > 1 else nn.Identity(),
+                nn.Conv3d(channels_in, channels, 1, bias=False),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c_in, x, y, z) to (n, c, x/stride, y/stride, z/stride)."""
+        y = functional.relu(self.norm1(self.conv1(x)), inplace=True)
+        return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x), inplace=True)
+
+
+def _norm(channels: int) -> nn.Module:
+    # Group norm is the same in training and use, and as fast as batch norm in channels-last order.
+    return nn.GroupNorm(max(channels // 16, 4), channels)
+
+
+class ImageEncoder(nn.Module):
+    """CT volumes to pooled features and label scores.
+
+    Attributes:
+        features: width of the pooled feature vector.
+    """
+
+    def __init__(self, settings: ImageEncoderSettings, *, shape: tuple[int, int, int], labels: int) -> None:
+        super().__init__()
+        self.settings = settings
+        first, last = settings.channels[0], settings.channels[-1]
+        self.stem = nn.Conv3d(len(settings.windows_hu), first, 3, 2, 1, bias=False)
+        self.stem_norm = _norm(first)
+        stages, channels_in = [], first
+        for number, (channels, blocks) in enumerate(zip(settings.channels, settings.blocks, strict=True)):
+            for block in range(blocks):
+                stages.append(ResidualBlock(channels_in, channels, 2 if block == 0 and number > 0 else 1))
+                channels_in = channels
+        self.stages = nn.Sequential(*stages)
+        self.position = nn.ParameterList(nn.Parameter(torch.randn(n, last) * 0.5) for n in token_shape(settings, shape))
+        self.token_norm = nn.LayerNorm(last)
+        self.token_mlp = nn.Sequential(nn.Linear(last, 2 * last), nn.GELU(), nn.Linear(2 * last, last))
+        self.queries = nn.Parameter(torch.randn(settings.queries, last))
+        self.keys = nn.Linear(last, last)
+        self.values = nn.Linear(last, last)
+        self.label_scores = nn.Linear(last, labels) if labels else None
+        if self.label_scores is not None:
+            # Findings are rare: begin near a few per cent instead of at one half.
+            nn.init.constant_(self.label_scores.bias, -6.0)
+        self.features = settings.queries * last + labels
+        # Torch's overloads leave out this documented form.
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def tokens(self, hu: Tensor) -> Tensor:
+        """Map HU (n, x, y, z) to position-aware tokens (n, tokens, channels)."""
+        x = window_hu(hu, self.settings.windows_hu)
+        x = functional.relu(self.stem_norm(self.stem(x)), inplace=True)
+        x = self.stages(x).permute(0, 2, 3, 4, 1)
+        along_x, along_y, along_z = self.position
+        x = self.token_norm(x) + along_x[:, None, None] + along_y[:, None] + along_z
+        x = x.flatten(1, 3)
+        whole: Tensor = x + self.token_mlp(x)
+        return whole
+
+    def forward(self, hu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map HU (n, x, y, z) to features (n, features) and the label scores of each volume and of each token."""
+        tokens = self.tokens(hu)
+        n, count, width = tokens.shape
+        heads, queries = self.settings.heads, self.settings.queries
+        keys = self.keys(tokens).view(n, count, heads, width // heads)
+        values = self.values(tokens).view(n, count, heads, width // heads)
+        query = self.queries.view(queries, heads, width // heads)
+        weight = torch.einsum("qhd,nthd->nhqt", query, keys).div(math.sqrt(width // heads)).softmax(-1)
+        pooled = torch.einsum("nhqt,nthd->nqhd", weight, values).reshape(n, queries * width)
+        if self.label_scores is None:
+            return pooled, pooled.new_zeros(n, 0), pooled.new_zeros(n, count, 0)
+        token_scores = self.label_scores(tokens)
+        scores = _smooth_max(token_scores)
+        return torch.cat([pooled, scores.clamp(-8, 8) / 4], 1), scores, token_scores
+
+
+def _smooth_max(token_scores: Tensor) -> Tensor:
+    """Pool (n, tokens, labels) over the tokens: one token that sees the finding is enough (multiple instances)."""
+    return torch.logsumexp(token_scores, 1) - math.log(token_scores.shape[1]) * 0.5

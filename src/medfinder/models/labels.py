@@ -1,0 +1,92 @@
+"""Findings as a fixed list of labels, for the supervised term of training.
+
+In: the findings of cases. Out: label names such as ``"nodule"``, ``"nodule | left"``, ``"nodule | left upper lobe"``,
+and 0/1 targets. Only findings that are present count; a bilateral finding is on the left and on the right.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medfinder.records import Finding
+
+
+def labels_of(findings: Iterable[Finding]) -> frozenset[str]:
+    """Name the labels that some findings make true.
+
+    Example:
+        >>> sorted(labels_of([Finding("nodule", laterality="left", location="upper lobe")]))
+        ['nodule', 'nodule | left', 'nodule | left upper lobe', 'nodule | upper lobe']
+    """
+    labels = set()
+    for finding in findings:
+        if finding.status != "present":
+            continue
+        name = finding.name
+        sides = {"bilateral": ("left", "right", "bilateral")}.get(finding.laterality or "", (finding.laterality,))
+        labels.add(name)
+        labels |= {f"{name} | {side}" for side in sides if side}
+        if finding.grade:
+            labels.add(f"{name} | {finding.grade}")
+        if finding.location:
+            labels.add(f"{name} | {finding.location}")
+            labels |= {f"{name} | {side} {finding.location}" for side in sides if side}
+    return frozenset(labels)
+
+
+def choose_labels(cases: Iterable[Iterable[Finding]], *, at_least: int) -> tuple[str, ...]:
+    """List the labels that at least so many cases have, in alphabetical order."""
+    counts = Counter(label for findings in cases for label in labels_of(findings))
+    return tuple(sorted(label for label, count in counts.items() if count >= at_least))
+
+
+def label_targets(cases: Sequence[Iterable[Finding]], labels: Sequence[str]) -> np.ndarray:
+    """Make the (cases, labels) float32 array of 0 and 1."""
+    targets = np.zeros((len(cases), len(labels)), np.float32)
+    for row, findings in enumerate(cases):
+        true = labels_of(findings)
+        targets[row] = [label in true for label in labels]
+    return targets
+
+
+def phrase_of(label: str) -> str:
+    """Say a label as one would type it into a search box.
+
+    Example:
+        >>> phrase_of("nodule | left upper lobe"), phrase_of("pleural effusion | left"), phrase_of("mass")
+        ('left upper lobe nodule', 'left pleural effusion', 'mass')
+    """
+    name, _, attribute = label.partition(" | ")
+    return f"{attribute} {name}" if attribute else name
+
+
+@dataclass(frozen=True)
+class ShortQuery:
+    """A short text with the labels that a right answer has and has not."""
+
+    text: str
+    present: frozenset[str]
+    absent: frozenset[str]
+
+    def fits(self, labels: frozenset[str]) -> bool:
+        """Say whether a case with these labels is a right answer."""
+        return self.present <= labels and not (self.absent & labels)
+
+
+def draw_query(findings: Iterable[Finding], names: Sequence[str], rng: np.random.Generator) -> ShortQuery | None:
+    """Make a short query that the case answers: one to three of its labels, sometimes one finding that it lacks.
+
+    Args:
+        names: findings of which one may be named as absent.
+    """
+    own = labels_of(findings)
+    if not own:
+        return None
+    chosen = [str(label) for label in rng.choice(sorted(own), min(len(own), int(rng.integers(1, 4))), replace=False)]
+    lacking = [name for name in names if name not in own]
+    absent = [str(rng.choice(lacking))] if lacking and rng.random() < 0.25 else []
+    parts = [phrase_of(label) for label in chosen] + [f"no {name}" for name in absent]
+    joint = str(rng.choice([", ", " and ", " with ", ". "]))
+    return ShortQuery(joint.join(parts), frozenset(chosen), frozenset(absent))

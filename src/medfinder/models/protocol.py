@@ -1,0 +1,42 @@
+"""What every model can do for the rooms below: volumes and texts to unit vectors in one space.
+
+In: standardised HU arrays and English texts. Out: float32 NumPy arrays, one unit-length row an input. No torch here, so
+that search code may name the type without loading it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from medfinder.volume import Grid
+
+
+class DualEncoder(Protocol):
+    """A model that puts CT volumes and texts into one space, where nearer means more alike.
+
+    Attributes:
+        name: short, for people.
+        digest: sha256 over weights and configuration; equal digests give equal vectors.
+        width: length of a vector.
+        grid: the grid that volumes must be standardised on.
+    """
+
+    name: str
+    digest: str
+    width: int
+    grid: Grid
+
+    def encode_volumes(self, hu: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed volumes standardised on ``grid``; (n, width) float32, rows of length 1."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed whole reports or short queries; (n, width) float32, rows of length 1."""
+        ...
+
+    def encode_sentences(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed each text as one sentence; (n, width) float32, rows of length 1."""
+        ...

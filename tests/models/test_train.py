@@ -1,0 +1,164 @@
+"""Training: it learns, it goes on where it stopped, it refuses what cannot work."""
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medfinder.curation.dataset import Dataset
+from medfinder.errors import ConfigError
+from medfinder.models import train as training
+from medfinder.models.checkpoint import load_model
+from medfinder.models.train import TrainSettings, build_train_settings, recall, train
+from medfinder.volume import Grid
+
+from .conftest import PLACES, WordEncoder, volume, write_dataset
+
+
+def test_eight_pairs_can_be_memorised(dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder) -> None:
+    train(dataset, tmp_path / "out", replace(tiny, epochs=60), text_encoder=words)
+    model = load_model(tmp_path / "out", text_encoder=words)
+    images = model.encode_volumes([volume(place) for place in range(8)])
+    texts = model.encode_texts([f"mass at {place}. nothing else." for place in PLACES])
+    assert ((texts @ images.T).argmax(1) == np.arange(8)).all()
+
+
+def test_killed_and_resumed_is_the_same_as_uninterrupted(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    train(dataset, tmp_path / "whole", tiny, text_encoder=words)
+
+    def kill(done: int, _total: int) -> None:
+        if done == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    stopped = train(dataset, tmp_path / "parts", tiny, text_encoder=words, progress=kill)
+    assert not stopped.is_finished
+    assert train(dataset, tmp_path / "parts", tiny, text_encoder=words).is_finished
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert (tmp_path / "whole" / "log.csv").read_text() == (tmp_path / "parts" / "log.csv").read_text()
+    assert not (tmp_path / "parts" / "resume").exists()
+
+
+def test_a_stop_within_an_epoch_loses_no_step(tmp_path: Path, tiny: TrainSettings, words: WordEncoder) -> None:
+    dataset = write_dataset(tmp_path / "more", train=24)
+    train(dataset, tmp_path / "whole", tiny, text_encoder=words)
+    for at in (2, 4, 99):
+
+        def kill(done: int, _total: int, at: int = at) -> None:
+            if done == at:
+                signal.raise_signal(signal.SIGTERM)
+
+        train(dataset, tmp_path / "parts", tiny, text_encoder=words, progress=kill)
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_finished_run_is_not_trained_again(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    first = train(dataset, tmp_path / "out", tiny, text_encoder=words)
+    steps: list[int] = []
+    again = train(dataset, tmp_path / "out", tiny, text_encoder=words, progress=lambda done, _: steps.append(done))
+    assert again == first
+    assert steps == []
+
+
+def test_a_folder_of_another_run_is_refused(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    train(dataset, tmp_path / "out", tiny, text_encoder=words)
+    with pytest.raises(ConfigError, match="other settings"):
+        train(dataset, tmp_path / "out", replace(tiny, seed=1), text_encoder=words)
+
+
+def test_the_checkpoint_tells_where_it_comes_from_and_no_report(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    train(dataset, tmp_path / "out", tiny, text_encoder=words)
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert told["training_cases"] == 8
+    assert "SYNTHETIC" in (tmp_path / "out" / "README.md").read_text()
+    assert not any("nothing else" in (tmp_path / "out" / name).read_text() for name in ("train.log", "log.csv"))
+
+
+def test_a_dataset_on_another_grid_is_refused(tmp_path: Path, tiny: TrainSettings, words: WordEncoder) -> None:
+    dataset = write_dataset(tmp_path / "other", grid=Grid(spacing_mm=(10.0, 10.0, 10.0), shape=(16, 16, 16)))
+    with pytest.raises(ConfigError, match=r"10\.0"):
+        train(dataset, tmp_path / "out", tiny, text_encoder=words)
+
+
+def test_a_batch_larger_than_the_dataset_is_refused(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    with pytest.raises(ConfigError, match="8 training and 8 validation"):
+        train(dataset, tmp_path / "out", replace(tiny, batch=9), text_encoder=words)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    with pytest.raises(ConfigError, match="lower learning_rate"):
+        train(dataset, tmp_path / "out", replace(tiny, learning_rate=1e30), text_encoder=words)
+
+
+def test_training_moves_image_encoder_text_head_and_temperature_but_not_the_text_encoder(
+    tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    dataset = write_dataset(tmp_path / "more", train=24)
+    read = training.read_examples(Dataset.open(dataset), tiny, words, tmp_path / "cache")
+    labels = ("mass | left", "mass | right")
+    model = training.build_model(tiny, grid=tiny.grid, labels=labels, token_width=words.width)
+    step = next(training._steps(read[0], tiny, 0, 1))
+    terms = training._loss(model, step, read[0], read[2], torch.zeros(24, 2), tiny)
+    terms["loss"].backward()
+    without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert without == []
+    # The frozen encoder hands over plain arrays: nothing of it can be reached by a gradient.
+    assert not any(name.startswith("text_encoder") for name in model.state_dict())
+
+
+def test_the_frozen_vectors_are_made_once(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Dataset.open(dataset)
+    first = training.read_examples(data, tiny, words, tmp_path / "cache")[2]
+    monkeypatch.setattr(words, "encode", lambda _: pytest.fail("embedded again"))
+    again = training.read_examples(data, tiny, words, tmp_path / "cache")[2]
+    assert first.number == again.number
+    assert all((a == b).all() for a, b in zip(first.tokens, again.tokens, strict=True))
+
+
+def test_a_volume_is_never_flipped(tiny: TrainSettings) -> None:
+    hu = torch.zeros(1, 16, 16, 16)
+    hu[:, :4] = 500.0
+    strong = replace(tiny, gain=0.1, offset_hu=50.0, noise_hu=50.0)
+    for seed in range(20):
+        changed = training._augmented(hu, strong, np.random.default_rng(seed))
+        assert changed[0, :4].mean() > changed[0, 12:].mean() + 200
+
+
+def test_a_shift_moves_a_volume_and_lets_air_in() -> None:
+    hu = np.arange(8, dtype=np.int16).reshape(2, 2, 2)
+    moved = training._shifted(hu, (1, 0, -1))
+    assert moved.tolist() == [[[-1024, -1024], [-1024, -1024]], [[1, -1024], [3, -1024]]]
+
+
+def test_recall_counts_a_tie_against_us() -> None:
+    scores = np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0], [3.0, 0.0, 3.0]])
+    assert recall(scores, np.eye(3, dtype=bool), k=1) == pytest.approx(1 / 3)
+
+
+def test_an_unknown_setting_or_preset_is_named() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'epoch'"):
+        build_train_settings("medfinder", {"epoch": 3})
+    with pytest.raises(ConfigError, match="unknown preset 'best'"):
+        build_train_settings("best", {})
+    assert build_train_settings("medfinder", {"epochs": 3}).epochs == 3
