@@ -46,40 +46,40 @@ _DEGREES = ("mild", "moderate", "severe")
 _AMOUNTS = ("small", "moderate", "large")
 
 FINDINGS: dict[str, FindingType] = {
-    "nodule": FindingType(0.18, _ONE_SIDE, True, size_mm=(6, 29), max_count=3),
-    "calcified granuloma": FindingType(0.10, _ONE_SIDE, True, size_mm=(4, 12)),
-    "mass": FindingType(0.08, _ONE_SIDE, True, size_mm=(31, 80)),
+    "nodule": FindingType(0.22, _ONE_SIDE, True, size_mm=(6, 29), max_count=3),
+    "calcified granuloma": FindingType(0.13, _ONE_SIDE, True, size_mm=(4, 12)),
+    "mass": FindingType(0.09, _ONE_SIDE, True, size_mm=(31, 80)),
     "ground-glass opacity": FindingType(
-        0.20, _ANY_SIDE, True, grades=_DEGREES
+        0.22, _ANY_SIDE, True, grades=_DEGREES
     ),  # bilateral: location "peripheral" or "diffuse" instead of a lobe
     "consolidation": FindingType(0.14, _ONE_SIDE, True, grades=_DEGREES),
     "atelectasis": FindingType(0.22, _ONE_SIDE, True, grades=("laminar", "passive", "lobar")),
     "pleural effusion": FindingType(0.20, _ANY_SIDE, grades=_AMOUNTS),
-    "pneumothorax": FindingType(0.05, _ONE_SIDE, grades=_AMOUNTS),
+    "pneumothorax": FindingType(0.06, _ONE_SIDE, grades=_AMOUNTS),
     "emphysema": FindingType(
-        0.15, ("bilateral",), locations=("upper lobes", "diffuse"), grades=("centrilobular", "paraseptal")
+        0.18, ("bilateral",), locations=("upper lobes", "diffuse"), grades=("centrilobular", "paraseptal")
     ),
-    "bronchiectasis": FindingType(0.10, _ANY_SIDE, True),
-    "pulmonary fibrosis": FindingType(0.08, ("bilateral",), locations=("bases", "upper lobes"), grades=_DEGREES),
-    "cavity": FindingType(0.05, _ONE_SIDE, True, size_mm=(15, 60)),
-    "tree-in-bud": FindingType(0.06, _ONE_SIDE, True),
-    "cardiomegaly": FindingType(0.14, grades=_DEGREES),
-    "pericardial effusion": FindingType(0.07, grades=_AMOUNTS),
+    "bronchiectasis": FindingType(0.13, _ANY_SIDE, True),
+    "pulmonary fibrosis": FindingType(0.10, ("bilateral",), locations=("bases", "upper lobes"), grades=_DEGREES),
+    "cavity": FindingType(0.06, _ONE_SIDE, True, size_mm=(15, 60)),
+    "tree-in-bud": FindingType(0.08, _ONE_SIDE, True),
+    "cardiomegaly": FindingType(0.16, grades=_DEGREES),
+    "pericardial effusion": FindingType(0.09, grades=_AMOUNTS),
     "adenopathy": FindingType(
         0.22, locations=("mediastinal", "hilar", "axillary"), size_mm=(11, 35), max_count=4
     ),  # hilar and axillary ones have a side
-    "aortic aneurysm": FindingType(0.06, locations=("ascending aorta", "descending aorta"), size_mm=(42, 70)),
-    "aortic calcification": FindingType(0.15, grades=_DEGREES),
-    "coronary calcification": FindingType(0.12, grades=_DEGREES),
-    "pulmonary artery enlargement": FindingType(0.07, size_mm=(31, 42)),
-    "hiatal hernia": FindingType(0.09, grades=_AMOUNTS),
-    "rib fracture": FindingType(0.06, _ONE_SIDE, max_count=3),
-    "vertebral collapse": FindingType(0.08, locations=LEVELS, grades=_DEGREES),
-    "goitre": FindingType(0.06, _ANY_SIDE),
-    "mastectomy": FindingType(0.08, _ONE_SIDE, sex="F"),
-    "pacemaker": FindingType(0.06, _ONE_SIDE),
-    "central venous catheter": FindingType(0.06, _ONE_SIDE),
-    "pleural thickening": FindingType(0.08, _ONE_SIDE, locations=("apical", "basal")),
-    "hepatic cyst": FindingType(0.06, size_mm=(12, 70)),
-    "scoliosis": FindingType(0.07, _ONE_SIDE, grades=_DEGREES),
+    "aortic aneurysm": FindingType(0.08, locations=("ascending aorta", "descending aorta"), size_mm=(42, 70)),
+    "aortic calcification": FindingType(0.18, grades=_DEGREES),
+    "coronary calcification": FindingType(0.15, grades=_DEGREES),
+    "pulmonary artery enlargement": FindingType(0.09, size_mm=(31, 42)),
+    "hiatal hernia": FindingType(0.12, grades=_AMOUNTS),
+    "rib fracture": FindingType(0.09, _ONE_SIDE, max_count=3),
+    "vertebral collapse": FindingType(0.10, locations=LEVELS, grades=_DEGREES),
+    "goitre": FindingType(0.08, _ANY_SIDE),
+    "mastectomy": FindingType(0.12, _ONE_SIDE, sex="F"),
+    "pacemaker": FindingType(0.08, _ONE_SIDE),
+    "central venous catheter": FindingType(0.08, _ONE_SIDE),
+    "pleural thickening": FindingType(0.10, _ONE_SIDE, locations=("apical", "basal")),
+    "hepatic cyst": FindingType(0.09, size_mm=(12, 70)),
+    "scoliosis": FindingType(0.09, _ONE_SIDE, grades=_DEGREES),
 }
