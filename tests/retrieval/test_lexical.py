@@ -13,7 +13,7 @@ from medfinder.retrieval.lexical import (
     describe_case,
     describe_finding,
     describe_query,
-    split_clauses,
+    read_clauses,
     tokenise,
 )
 
@@ -125,9 +125,21 @@ def test_a_finding_by_name_matches_its_cases(make_case: Callable[..., Case]) -> 
 
 
 def test_clauses_split_where_denial_begins() -> None:
-    affirmed, denied = split_clauses("Small nodule, no mass; heart is not enlarged. Effusion is not seen.", "en")
-    assert affirmed == ["Small nodule"]
-    assert denied == ["no mass", "heart is not enlarged", "Effusion is not seen"]
+    text = "Small nodule, no mass; heart is not enlarged. Effusion is not seen. No emphysema but bullae."
+    assert [(clause.text, clause.is_denied) for clause in read_clauses(text, "en")] == [
+        ("Small nodule", False),
+        ("no mass", True),
+        ("heart is not enlarged", True),
+        ("Effusion is not seen", True),
+        ("No emphysema", True),
+        ("but bullae", False),
+    ]
+
+
+def test_what_is_affirmed_once_is_not_negated(make_case: Callable[..., Case]) -> None:
+    case = make_case("a", "No left effusion. Small right effusion.", findings=["pleural effusion"])
+    assert describe_case(case).negated == ()
+    assert describe_query("right effusion, no left effusion").negated == ()
 
 
 @pytest.mark.parametrize("text", ["", "...", "🫁🫁", "\x00", "no", "без изменений"])

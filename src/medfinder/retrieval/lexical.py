@@ -90,36 +90,53 @@ class Words:
     negated: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """A part of a sentence that affirms or denies as a whole.
+
+    Attributes:
+        findings: what it says of the library's findings, each with its own status.
+    """
+
+    text: str
+    is_denied: bool
+    findings: tuple[Finding, ...]
+
+
 def describe_case(case: Case) -> Words:
     """Weigh the words of a case's reports (both languages) and its known findings, as BM25 documents."""
     affirmed: list[str] = []
     denied: list[str] = []
-    negated = {finding.name for finding in case.findings if finding.status == "absent"}
-    for report, language in _reports(case):
-        for clauses, terms in zip(split_clauses(report, language), (affirmed, denied), strict=True):
-            terms += [stem for clause in clauses for stem in tokenise(clause, language)]
-        negated |= {finding.name for finding in extract_findings(report, language) if finding.status == "absent"}
+    reports: tuple[tuple[str, Language], ...] = ((case.report, "en"), (case.report_es, "es"))
+    found = list(case.findings)
+    for report, language in reports:
+        for clause in read_clauses(report, language):
+            (denied if clause.is_denied else affirmed).extend(tokenise(clause.text, language))
+            found += [finding for finding in clause.findings if finding.status == "absent"]
     present = [finding for finding in case.findings if finding.status != "absent"]
-    negated -= {finding.name for finding in present}
+    negated = _absent(found)
     affirmed += _concepts(present)
-    denied += _concepts(Finding(name) for name in sorted(negated))
-    return Words(_document(affirmed), _document(denied), _names(present), tuple(sorted(negated)))
+    denied += _concepts(Finding(name) for name in negated)
+    return Words(_document(affirmed), _document(denied), _names(present), negated)
 
 
 def describe_query(text: str) -> Words:
     """Weigh the words of a query, in either language; each different term counts once."""
-    yes, no = split_clauses(text, *_LANGUAGES)
+    affirmed: list[str] = []
+    denied: list[str] = []
     present: list[Finding] = []
     negated: set[str] = set()
-    for language in _LANGUAGES:
-        found = extract_findings(text, language)
-        affirmed_names = {finding.name for finding in found if finding.status != "absent"}
-        negated |= {finding.name for finding in found} - affirmed_names
+    readings = [read_clauses(text, language) for language in _LANGUAGES]
+    for clauses in zip(*readings, strict=True):
+        # Each language also reads the other's text: "sin fibrosis" holds an English word and no English negation.
+        stems = denied if any(clause.is_denied for clause in clauses) else affirmed
+        for clause, language in zip(clauses, _LANGUAGES, strict=True):
+            stems += tokenise(clause.text, language)
+    for reading in readings:
+        found = [finding for clause in reading for finding in clause.findings]
+        negated |= set(_absent(found))
         present += [finding for finding in found if finding.status != "absent"]
-    # Each language also reads the other's text: "sin fibrosis" holds an English word and no English negation.
     present = [finding for finding in present if finding.name not in negated]
-    affirmed = [stem for clause in yes for language in _LANGUAGES for stem in tokenise(clause, language)]
-    denied = [stem for clause in no for language in _LANGUAGES for stem in tokenise(clause, language)]
     affirmed += _concepts(present)
     denied += _concepts(Finding(name) for name in sorted(negated))
     return Words(_query(affirmed), _query(denied), _names(present), tuple(sorted(negated)))
@@ -149,27 +166,26 @@ def fold(text: str) -> str:
     return "".join(part for part in parts if not unicodedata.combining(part))
 
 
-def split_clauses(text: str, *languages: Language) -> tuple[list[str], list[str]]:
-    """Split a text into clauses, the affirmed and the denied (by the negations of any of the languages).
+def read_clauses(text: str, language: Language) -> list[Clause]:
+    """Split a text into clauses, and tell which of them do nothing but deny.
 
     Example:
-        >>> split_clauses("Cardiomegaly without pleural effusion. No pneumothorax.", "en")
-        (['Cardiomegaly'], ['without pleural effusion', 'No pneumothorax'])
+        >>> [(c.text, c.is_denied) for c in read_clauses("Cardiomegaly without pleural effusion. No mass.", "en")]
+        [('Cardiomegaly', False), ('without pleural effusion', True), ('No mass', True)]
     """
-    affirmed: list[str] = []
-    denied: list[str] = []
+    clauses = []
     for sentence in split_sentences(text):
-        for clause in filter(None, map(str.strip, _CLAUSE.split(sentence))):
-            is_denied = any(is_negated(clause, language) for language in languages)
-            (denied if is_denied else affirmed).append(clause)
-    return affirmed, denied
+        for part in filter(None, map(str.strip, _CLAUSE.split(sentence))):
+            findings = extract_findings(part, language)
+            absent = [finding.status == "absent" for finding in findings]
+            clauses.append(Clause(part, all(absent) if absent else is_negated(part, language), findings))
+    return clauses
 
 
-def _reports(case: Case) -> Iterable[tuple[str, Language]]:
-    if case.report:
-        yield case.report, "en"
-    if case.report_es:
-        yield case.report_es, "es"
+def _absent(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Name the findings that are said to be absent, and nowhere said to be there."""
+    present = {finding.name for finding in findings if finding.status != "absent"}
+    return tuple(sorted({finding.name for finding in findings} - present))
 
 
 def _names(findings: Iterable[Finding]) -> tuple[str, ...]:

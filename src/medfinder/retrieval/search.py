@@ -41,8 +41,9 @@ TEXT_WEIGHTS: Mapping[Space, float] = {"image": 0.5, "report": 1.0, "affirmed": 
 # Ours: a CT is compared with CTs; the share of the reports is small enough that a CT finds itself.
 CT_WEIGHTS: Mapping[Space, float] = {"image": 0.9, "report": 0.1}
 
-# Candidates that each part ranks before they are fused, at least; small indexes are ranked whole.
-_MIN_DEPTH = 1_000
+# Candidates that each part ranks before they are fused, at least; small indexes are ranked whole. Ours: reading what a
+# thousand more say costs more time than ranking them, and what is that far down in every part is no good hit.
+_MIN_DEPTH = 500
 
 _NOT_CHEST = 'this case is not a chest CT ("{region}")'
 _SYNTHETIC_MODEL = "the model has seen synthetic CTs only: its scores on real CTs are not to be relied on"
@@ -78,8 +79,9 @@ class Searcher:
     def search(self, query: Query) -> list[Hit]:
         """Answer a query with at most ``query.k`` hits, best first; equal scores are ordered by case id.
 
-        - ``text``: a few words, English or Spanish. Image vectors, report vectors and BM25 are fused. What
-          the words deny ("effusion without cardiomegaly") excludes the cases known to have it.
+        - ``text``: a few words, English or Spanish. Image vectors, report vectors and BM25 are fused. What the
+          words deny ("effusion without cardiomegaly") excludes the cases known to have it; reports that deny what is
+          asked for come last.
         - ``report``: as text, for a whole report; what it denies lowers the cases that have it and excludes none.
         - ``keyword``: a finding by any of its names. Cases known to have it come before all others, then those that
           the model thinks nearest; cases whose report denies it are left out. Each group is ranked as text is.
@@ -127,42 +129,41 @@ class Searcher:
         images = self._rank("image", vector, where, k)
         among = [case_id for case_id, _ in images]
         reports = self.index.nearest("report", vector, limit=max(1, len(among)), where=where, among=among)
-        ranked = _fuse({"image": images, "report": reports}, CT_WEIGHTS)[:k]
+        tables = _tables({"image": images, "report": reports})
+        ranked = _best(_fuse(tables, CT_WEIGHTS), tables, k)
         cautions = [] if region.name == "chest" else [_QUERY_NOT_CHEST.format(reason=region.reason)]
         if self._is_synthetic:
             cautions.append(_SYNTHETIC_MODEL)
         return self._hits(ranked, "; ".join(cautions))
 
     def _hybrid(self, text: str, words: Words, where: Condition, k: int) -> list[_Ranked]:
-        """Rank by the text's vector against images and reports, and by its words; fuse by rank."""
+        """Rank by the text's vector against images and reports, and by its words, and fuse."""
         vector = self._model.encode_texts([text])[0]
         queries: dict[Space, np.ndarray | Terms] = {"image": vector, "report": vector}
         if words.affirmed:
             queries["affirmed"] = words.affirmed
         if words.denied:
             queries["denied"] = words.denied
-        lists = {space: self._rank(space, query, where, k) for space, query in queries.items()}
-        return self._weigh_contradictions(_fuse(lists, TEXT_WEIGHTS), words)[:k]
+        tables = _tables({space: self._rank(space, query, where, k) for space, query in queries.items()})
+        scores = _fuse(tables, TEXT_WEIGHTS)
+        if words.present or words.negated:
+            agreement = self._agreement(list(scores), words)
+            scores = {case_id: scores[case_id] * share for case_id, share in agreement.items()}
+            tables["agreement"] = agreement
+        return _best(scores, tables, k)
 
-    def _weigh_contradictions(self, ranked: list[_Ranked], words: Words) -> list[_Ranked]:
-        """Multiply each score by the share of the query's findings that the case does not contradict.
+    def _agreement(self, case_ids: Sequence[str], words: Words) -> dict[str, float]:
+        """Tell for each case which share of the query's findings it does not contradict, by which its score is cut.
 
         Text encoders are nearly blind to negation: to them a report that says "no effusion" is a good match for
         "effusion". A case contradicts a finding that is asked for when its report denies it and nothing else says that
         it is there, and one that the query denies when it is known to have it.
         """
-        asked, denied = set(words.present), set(words.negated)
-        if not asked and not denied:
-            return ranked
-        said = self.index.statements([one.case_id for one in ranked])
-        weighed = []
-        for one in ranked:
-            if case := said.get(one.case_id):
-                contradicted = len(asked & case.negated) + len(denied & case.present)
-                agreement = 1 - contradicted / len(asked | denied)
-                parts = (*one.parts, ("agreement", round(agreement, 6)))
-                weighed.append(_Ranked(one.case_id, round(one.score * agreement, 6), parts))
-        return sorted(weighed, key=_best_first)
+        asked, denied = frozenset(words.present), frozenset(words.negated)
+        return {
+            case_id: 1 - (len(asked & said.negated) + len(denied & said.present)) / len(asked | denied)
+            for case_id, said in self.index.statements(case_ids).items()
+        }
 
     def _rank(self, space: Space, query: np.ndarray | Terms, where: Condition, k: int) -> list[tuple[str, float]]:
         return self.index.nearest(space, query, limit=max(_MIN_DEPTH, 4 * k), where=where)
@@ -200,10 +201,16 @@ class Searcher:
 
 # ---- fusion ----------------------------------------------------------------------------------------------------------
 
-_Lists = Mapping[Space, Sequence[tuple[str, float]]]
+# What a part gives the cases that it lists, by part and case id.
+_Tables = dict[str, dict[str, float]]
 
 
-def _fuse(lists: _Lists, weights: Mapping[Space, float]) -> list[_Ranked]:
+def _tables(lists: Mapping[Space, Sequence[tuple[str, float]]]) -> _Tables:
+    """Drop the parts that have nothing to say, e.g. words that stand in no report."""
+    return {space: dict(found) for space, found in lists.items() if found}
+
+
+def _fuse(tables: _Tables, weights: Mapping[Space, float]) -> dict[str, float]:
     """Fuse the parts by the weighted mean of their scores, each brought to 0..1; 1 is the best case in every part.
 
     A part gives 1 to its best case and 0 to what it does not list or thinks no better than most: for words that is a
@@ -212,30 +219,26 @@ def _fuse(lists: _Lists, weights: Mapping[Space, float]) -> list[_Ranked]:
     Source: convex combination of scaled scores, better than fusion by rank in Bruch, Gai and Ingber, "An Analysis of
     Fusion Functions for Hybrid Retrieval" (2023); the median as zero is ours, because a cosine's is arbitrary.
     """
-    tables = {space: dict(found) for space, found in lists.items()}
     total = dict.fromkeys((case_id for table in tables.values() for case_id in table), 0.0)
-    whole = sum(weights[space] for space in tables)
-    for space, table in tables.items():
-        scores = list(table.values())
-        zero = float(np.median(scores)) if scores and space in ("image", "report") else 0.0
-        reach = max(scores, default=0.0) - zero
+    parts = [(space, weight) for space, weight in weights.items() if space in tables]
+    for space, weight in parts:
+        table = tables[space]
+        zero = float(np.median(list(table.values()))) if space in ("image", "report") else 0.0
+        reach = max(table.values()) - zero
+        share = weight / sum(weight for _, weight in parts)
         for case_id, score in table.items():
-            if reach > 0 and score > zero:
-                total[case_id] += weights[space] / whole * (score - zero) / reach
-    return _in_order(total, tables)
+            if score > zero:
+                total[case_id] += share * (score - zero) / reach
+    return total
 
 
-def _in_order(total: Mapping[str, float], tables: Mapping[Space, Mapping[str, float]]) -> list[_Ranked]:
-    """Sort by score, ties by case id; what differs by less than rounding is a tie."""
-    ranked = []
-    for case_id, score in total.items():
-        parts = tuple((space, table[case_id]) for space, table in tables.items() if case_id in table)
-        ranked.append(_Ranked(case_id, round(score, 6), parts))
-    return sorted(ranked, key=_best_first)
-
-
-def _best_first(one: _Ranked) -> tuple[float, str]:
-    return (-one.score, one.case_id)
+def _best(scores: Mapping[str, float], tables: _Tables, k: int) -> list[_Ranked]:
+    """Keep the best k, ties by case id; what differs by less than rounding is a tie."""
+    order = sorted((-round(score, 6), case_id) for case_id, score in scores.items())[:k]
+    return [
+        _Ranked(case_id, -score, tuple((part, table[case_id]) for part, table in tables.items() if case_id in table))
+        for score, case_id in order
+    ]
 
 
 # ---- reading the query -----------------------------------------------------------------------------------------------
