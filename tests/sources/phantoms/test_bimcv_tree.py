@@ -22,8 +22,10 @@ import pytest
 from medfinder.errors import ConfigError, MedFinderError
 from medfinder.sources.phantoms import bimcv_tree
 from medfinder.sources.phantoms.bimcv_plan import SessionPlan, plan_sessions, volume_to_render
+from medfinder.sources.phantoms.bimcv_series import sharpen
 from medfinder.sources.phantoms.bimcv_tree import FaultRates, TreeSettings, write_bimcv_tree
 from medfinder.sources.phantoms.render import render
+from medfinder.sources.phantoms.write import write_phantoms
 from medfinder.volume import Volume, body_region
 
 RICH = TreeSettings(mean_series=4, xray_rate=0.5, xray_session_rate=0.5)
@@ -234,6 +236,22 @@ def test_hu_come_back_by_one_rescale(tmp_path: Path) -> None:
             np.testing.assert_array_equal(by_header, hu)
         seen.add((is_raw, one["rescale"]["intercept"] != 0))
     assert {(True, True), (False, True)} <= seen
+
+
+def test_lung_kernels_are_noisier(many: list[SessionPlan]) -> None:
+    study = many[0].study
+    hu = render(study, volume_to_render(study)).volume.hu
+    middle = np.s_[20:28, 20:28, 1:4]  # soft tissue below the lungs
+    soft, lung = (float(np.diff(values[middle], axis=0).std()) for values in (hu, sharpen(hu)))
+    assert 1.5 * soft < lung < 4 * soft
+
+
+def test_the_same_study_has_the_same_report_as_in_a_phantoms_folder(tree: Path, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "folder", studies=3, seed=11, size=48)
+    lines = (tmp_path / "folder" / "studies.jsonl").read_text(encoding="utf-8").splitlines()
+    told = {one["study_id"]: one["report_es"] for one in read_truth(tree)[0] if one["modality"] == "CT"}
+    for study in map(json.loads, lines):
+        assert told[study["study_id"]] == study["report"]
 
 
 # ------------------------------------------------------------------------------------------------------------- faults

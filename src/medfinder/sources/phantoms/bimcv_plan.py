@@ -20,6 +20,9 @@ from medfinder.sources.phantoms.report import Report, write_report
 
 T = TypeVar("T")
 
+# Stream of a study's seed from which its report is written; the phantoms folder uses it too: same study, same words.
+_REPORT = 6
+
 AXIAL = ("axial-thin", "axial-thick")
 KINDS = (*AXIAL, "mpr-coronal", "mpr-sagittal", "mip", "localizer", "dose-report")
 """What a series may be. Reformats and projections are derived at the scanner's desk, the rest are reconstructed."""
@@ -274,7 +277,7 @@ def _write_report(study: StudyPlan) -> Report:
         sex=patient.sex,
         age_years=patient.age_years,
         contrast=study.contrast,
-        rng=np.random.default_rng(study.seed),
+        rng=np.random.default_rng([study.seed, _REPORT]),
     )
 
 

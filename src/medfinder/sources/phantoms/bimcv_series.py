@@ -146,8 +146,8 @@ def _slab_affine(affine: Affine, axis: int, thickness: int) -> Affine:
 def sharpen(hu: Array) -> Array:
     """Sharpen within each slice as a lung kernel does: edges overshoot and noise grows.
 
-    Unsharp mask with a 3 x 3 box, on whole numbers. Strength 1 is ours: it raises single-voxel noise by 1.8, less than
-    a real lung kernel does, but enough to tell the kernels apart.
+    Unsharp mask with a 3 x 3 box, on whole numbers. Strength 2 is ours: it about doubles the noise of a soft kernel,
+    as a lung kernel does at least.
     """
     out = np.empty(hu.shape, np.int16)
     for z in range(hu.shape[2]):
@@ -155,7 +155,7 @@ def sharpen(hu: Array) -> Array:
         rows = edged[:-2] + edged[1:-1] + edged[2:]
         box = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
         middle = edged[1:-1, 1:-1]
-        out[:, :, z] = np.clip(middle + (9 * middle - box) // 9, *HU_RANGE)
+        out[:, :, z] = np.clip(middle + 2 * (9 * middle - box) // 9, *HU_RANGE)
     return out
 
 

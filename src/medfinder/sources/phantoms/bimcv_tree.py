@@ -32,6 +32,7 @@ from medfinder.sources.phantoms.bimcv_plan import (
 from medfinder.sources.phantoms.bimcv_series import write_session
 from medfinder.sources.phantoms.bimcv_tables import write_tables, write_text
 from medfinder.sources.phantoms.render import render
+from medfinder.sources.phantoms.write import GENERATOR
 
 __all__ = ["FaultRates", "TreeSettings", "write_bimcv_tree"]
 
@@ -166,7 +167,8 @@ def _provenance(*, studies: int, seed: int, size: int, settings: TreeSettings) -
     return {
         "kind": _KIND,
         "is_synthetic": True,
-        "medfinder": medfinder.__version__,
+        "generator": GENERATOR,
+        "version": medfinder.__version__,
         "studies": studies,
         "seed": seed,
         "size": size,
