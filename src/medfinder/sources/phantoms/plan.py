@@ -5,7 +5,7 @@ study i is the same however many are drawn, by whatever number of workers. Nothi
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ _PATIENT, _STUDY = 1, 2
 _NORMAL_SHARE = 0.06
 _TWO_VOLUMES_SHARE = 0.1
 _CONTRAST_SHARE = 0.4
+_SOFT_SHARE = 0.65
 _ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI")
 _INTERCEPTS = (0, -1024, -8192)
 _GROWS_WITH_AGE = ("aortic calcification", "coronary calcification", "emphysema", "vertebral collapse")
@@ -101,14 +102,19 @@ def draw_study(number: int, *, seed: int, size: int = 64) -> StudyPlan:
     rng = np.random.default_rng([seed, _STUDY, number])
     findings = draw_findings(patient, rng)
     contrast = bool(rng.random() < _CONTRAST_SHARE)
-    volumes = 2 if rng.random() < _TWO_VOLUMES_SHARE else 1
+    count = 2 if rng.random() < _TWO_VOLUMES_SHARE else 1
+    days = int(rng.integers(20, 900)) if is_follow_up else 0
+    volumes = [_draw_volume(patient, place, size, rng) for place in range(count)]
+    if count == 2:
+        # A second volume is the same chest with the other kernel.
+        volumes[1] = replace(volumes[1], kernel="lung" if volumes[0].kernel == "soft" else "soft")
     return StudyPlan(
         study_id=f"phantom-{seed}-s{number:05d}",
         patient=patient,
-        date_offset_days=int(rng.integers(20, 900)) if is_follow_up else 0,
+        date_offset_days=days,
         findings=findings,
         contrast=contrast,
-        volumes=tuple(_draw_volume(patient, place, size, rng) for place in range(volumes)),
+        volumes=tuple(volumes),
         seed=int(rng.integers(2**31)),
     )
 
@@ -133,10 +139,10 @@ def _draw_patient(number: int, seed: int) -> PatientPlan:
 def _draw_volume(patient: PatientPlan, place: int, size: int, rng: np.random.Generator) -> VolumePlan:
     field_of_view = 2 * max(patient.half_width_mm, patient.half_depth_mm) + 10 + 40 * rng.random()
     height = 310 * patient.scale + 40 * rng.random()
-    first_is_soft = bool(rng.random() < 0.65)
+    kernel = "soft" if rng.random() < _SOFT_SHARE else "lung"
     return VolumePlan(
         series_id=f"v{place + 1}",
-        kernel="soft" if first_is_soft == (place == 0) else "lung",
+        kernel=kernel,
         spacing_mm=(round(field_of_view / size, 4), round(field_of_view / size, 4), round(height / size, 4)),
         shape=(size, size, size),
         orientation=_pick(_ORIENTATIONS, rng),
