@@ -263,7 +263,7 @@ def test_an_enhanced_multi_frame_ct_is_read_frame_by_frame(tmp_path: Path, make_
     whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
     whole.NumberOfFrames = len(frames)
     order = [3, 0, 5, 1, 4, 2]
-    whole.PixelData = b"".join(frames[k].PixelData for k in order) if order[0] else b""
+    whole.PixelData = b"".join([frames[k].PixelData for k in order])
     whole.PerFrameFunctionalGroupsSequence = Sequence([])
     for k in order:
         place, group = Dataset(), Dataset()

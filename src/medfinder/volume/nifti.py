@@ -21,8 +21,9 @@ from medfinder.errors import VolumeError
 from medfinder.volume.hounsfield import air_for_padding, check_rescale, hu_dtype, to_hu
 from medfinder.volume.types import Affine, Array, Slabs, Volume, check_affine, check_shape, spacing_of
 
-SLAB_BYTES = 2**20
-"""Ours: two slices of 512 x 512, small enough to stay in the processor's cache between gunzip and resampling."""
+SLAB_BYTES = 2**22
+"""Ours: eight slices of 512 x 512. Fewer cost time in handing them from the reading to the resampling thread, more
+leave the processor's cache in between (tried from 2**19 to 2**23)."""
 
 MAX_DEFLATE_RATIO = 1032
 """No deflate stream expands further (zlib technical details, maximum compression factor)."""
@@ -230,6 +231,7 @@ def _write(volume: Volume, file: Any, packed: bool) -> None:
     header.set_data_dtype(volume.hu.dtype)
     header.set_data_shape(volume.shape)
     header.set_sform(volume.affine, code=1)
+    # A qform cannot hold shear: of a tilted volume it keeps the nearest rigid place, the sform the exact one.
     header.set_qform(volume.affine, code=1, strip_shears=True)
     header.set_xyzt_units("mm")
     header["scl_slope"], header["scl_inter"] = 1, 0

@@ -27,6 +27,7 @@ def read_volume(path: Path, *, series_instance_uid: str | None = None) -> Volume
 
     Raises:
         VolumeError: anything that keeps the voxels from being trusted; the message holds no path and no patient data.
+        MissingExtraError: compressed DICOM needs a decoder that is not installed.
     """
     source = open_slabs(path, series_instance_uid=series_instance_uid)
     i, j, k = source.shape

@@ -63,23 +63,43 @@ class Anatomy:
 
 
 MIN_LUNG_ML = 60.0
+"""Ours: heads (sinuses, mastoids) and limbs stay below 40 ml, an infant's lungs hold more than 60."""
+
 MIN_LUNG_SHARE = 0.05
+"""Ours: of the body in view. Among the real CTs at hand chests have 8 to 37%, lung bases above an abdomen 5%, abdomens
+and heads at most 1.4%."""
+
+ENOUGH_LUNG_ML = 400.0
+"""Ours: so much lung makes a chest whatever its share, as in a scan from neck to thigh or bases above an abdomen."""
 
 
 def body_region(volume: Volume) -> BodyRegion:
-    """Tell a chest from other parts of the body by its lungs."""
+    """Tell a chest from other parts of the body by its lungs.
+
+    Parts of a chest count as chest, lung bases above an abdomen too once they hold `ENOUGH_LUNG_ML`. Lungs without air
+    (both collapsed or consolidated throughout) are not found.
+    """
     anatomy = find_anatomy(volume)
     lung_ml = float(anatomy.lungs.sum() * anatomy.voxel_ml)
     body_ml = float(anatomy.body.sum() * anatomy.voxel_ml)
     share = lung_ml / body_ml if body_ml else 0.0
-    is_chest = lung_ml >= MIN_LUNG_ML and share >= MIN_LUNG_SHARE
+    is_chest = lung_ml >= ENOUGH_LUNG_ML or (lung_ml >= MIN_LUNG_ML and share >= MIN_LUNG_SHARE)
     found = f"{lung_ml:.0f} ml of aerated lung in {body_ml:.0f} ml of body ({100 * share:.0f}%)"
-    limits = f"a chest has at least {MIN_LUNG_ML:.0f} ml and {100 * MIN_LUNG_SHARE:.0f}%"
+    limits = f"a chest has {ENOUGH_LUNG_ML:.0f} ml, or {MIN_LUNG_ML:.0f} ml and {100 * MIN_LUNG_SHARE:.0f}%"
     return BodyRegion("chest" if is_chest else "not chest", lung_ml, body_ml, f"{found}; {limits}")
 
 
 def find_anatomy(volume: Volume) -> Anatomy:
     """Find body and lungs on a grid of about 5 mm."""
+    hu, affine = _coarsen(volume) if min(volume.spacing_mm) < WORKING_SPACING_MM else (volume.hu, volume.affine)
+    hu = np.ascontiguousarray(hu)
+    body = _find_body(hu)
+    lungs = _find_lungs(hu, body)
+    voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    return Anatomy(body | lungs, lungs, voxel_ml, affine)
+
+
+def _coarsen(volume: Volume) -> tuple[Array, Affine]:
     x, y, z = (max(WORKING_SPACING_MM, s) for s in volume.spacing_mm)
     source = slabs_of(volume)
     turn = turn_to_ras(source.affine)
@@ -89,14 +109,11 @@ def find_anatomy(volume: Volume) -> Anatomy:
     stored_spacing = (wanted[0], wanted[1], wanted[2])
     coarse = resample_slabs(source, stored_spacing, (-1024.0, 1500.0))
     affine, shape = resampled_affine(source.affine, source.shape, stored_spacing)
-    hu = turn.apply(coarse.transpose(2, 1, 0))
-    body = _find_body(hu)
-    lungs = _find_lungs(hu, body)
-    voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
-    return Anatomy(body | lungs, lungs, voxel_ml, turn.affine(affine, shape))
+    return turn.apply(coarse.transpose(2, 1, 0)), turn.affine(affine, shape)
 
 
 WORKING_SPACING_MM = 5.0
+"""Ours: finer than the lung's outline needs, coarse enough to take milliseconds."""
 
 
 def _find_body(hu: Array) -> Mask:

@@ -70,13 +70,13 @@ def resample_slabs(
     weights_i, weights_j, weights_k = (axis_weights(*step).astype(np.float32) for step in steps)
     rows, columns = sparse.csr_array(weights_j), sparse.csr_array(weights_i)
     out = np.zeros((len(weights_k), len(weights_i), len(weights_j)), np.float32)
-    scratch = np.empty(source.shape[1::-1], np.float32)
+    clipped, scratch = np.empty(source.shape[1::-1], source.dtype), np.empty(source.shape[1::-1], np.float32)
     low, high = (int(bound) for bound in window_hu)
     k = 0
     for slab in _ahead(source.slabs):
         for plane in slab:
             # Clipped in its own type: int16 is twice as fast as float32.
-            scratch[...] = plane.clip(low, high)
+            scratch[...] = np.clip(plane, low, high, out=clipped)
             # Sparse rows first: contiguous axpys over whole image rows, several times faster than a dense product.
             small = columns @ np.ascontiguousarray((rows @ scratch).T)
             for new_k in np.flatnonzero(weights_k[:, k]):
