@@ -1,0 +1,193 @@
+"""A whole evaluation on models whose answers are known beforehand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medfinder.errors import CheckpointError, ConfigError
+from medfinder.evaluation.evaluate import evaluate
+from medfinder.records import Finding
+from medfinder.volume import Grid
+
+from .conftest import WIDTH, FakeDataset, FakeModel, make_case, one_hot
+
+BOTH = ("text_to_image", "image_to_text")
+
+
+def test_the_object_has_the_agreed_shape_and_is_json(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    result = evaluate(*perfect, "test", bootstrap=20)
+    assert json.loads(json.dumps(result, allow_nan=False))["n"] == 40
+    names = {"R@1", "R@5", "R@10", "MdR", "MnR"}
+    for direction in BOTH:
+        assert set(result[direction]) == set(result["chance"][direction]) == names
+        assert set(result["intervals"][direction]) == names
+    assert {"P@20", "P@50", "P@100", "base_rate"} <= set(result["keyword"]["atelectasis"])
+    assert set(result["intervals"]["keyword"]["atelectasis"]) == {"P@20", "P@50", "P@100"}
+    assert result["synthetic"] is True
+
+
+def test_a_perfect_model_ranks_first(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    result = evaluate(*perfect, "test", bootstrap=20)
+    for direction in BOTH:
+        assert result[direction] == {"R@1": 100.0, "R@5": 100.0, "R@10": 100.0, "MdR": 1.0, "MnR": 1.0}
+        assert result["intervals"][direction]["R@1"] == (100.0, 100.0)
+        assert result["chance"][direction]["R@10"] == pytest.approx(25.0)
+        assert result["chance"][direction]["MdR"] == 20.5
+
+
+def test_keywords_are_found_by_image_with_their_base_rates(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    result = evaluate(*perfect, "test", bootstrap=20)
+    keyword = result["keyword"]
+    assert keyword["atelectasis"] == {"P@20": 0.5, "P@50": 0.2, "P@100": 0.1, "base_rate": 0.25, "relevant": 10}
+    assert keyword["consolidation"]["P@20"] == 1.0
+    assert keyword["adenopathy"] == {"P@20": 0.0, "P@50": 0.0, "P@100": 0.0, "base_rate": 0.0, "relevant": 0}
+    assert keyword["mean"]["P@20"] == 0.75
+    assert result["findings_from"] == {"truth": 40}
+
+
+def test_a_constant_model_ranks_last(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    dataset, _ = perfect
+    vector = np.random.default_rng(0).normal(size=WIDTH)
+    vector /= np.linalg.norm(vector)
+    model = FakeModel(np.tile(vector, (40, 1)), lambda _: vector)
+    result = evaluate(dataset, model, "test", bootstrap=20)
+    for direction in BOTH:
+        assert result[direction] == {"R@1": 0.0, "R@5": 0.0, "R@10": 0.0, "MdR": 40.0, "MnR": 40.0}
+    assert result["keyword"]["atelectasis"]["P@20"] == 0.0
+
+
+def test_a_random_model_reaches_chance() -> None:
+    rng = np.random.default_rng(0)
+    dataset = FakeDataset(tuple(make_case(n) for n in range(300)))
+    images = rng.normal(size=(300, WIDTH))
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+
+    def embed(_: str) -> np.ndarray:
+        vector = rng.normal(size=WIDTH)
+        return vector / np.linalg.norm(vector)
+
+    result = evaluate(dataset, FakeModel(images, embed), "test", bootstrap=200, keywords=["mass"])
+    for direction in BOTH:
+        low, high = result["intervals"][direction]["MnR"]
+        assert low < result["chance"][direction]["MnR"] < high
+
+
+def test_every_volume_of_the_study_and_every_equal_report_is_right() -> None:
+    # Cases 0 and 1 are one study; 2 and 3 say the same; only case 0, 2 and 4 lie near their reports.
+    cases = (
+        make_case(0, study="a"),
+        make_case(1, study="a"),
+        make_case(2, study="b", report="normal chest"),
+        make_case(3, study="c", report="normal chest"),
+        make_case(4, study="d"),
+    )
+    places = {"report of a": 0, "normal chest": 2, "report of d": 4}
+    model = FakeModel(np.eye(5, WIDTH), lambda text: one_hot(places.get(text, 9)))
+    result = evaluate(FakeDataset(cases), model, "test", bootstrap=20)
+    assert (result["n"], result["n_reports"], result["n_patients"]) == (5, 4, 4)
+    assert result["text_to_image"]["MnR"] == 1.0
+    # Volumes 1 and 3 tie with every report: the wrong ones come first, 3 of 4 reports and 2 of 4.
+    assert result["image_to_text"]["MnR"] == pytest.approx((1 + 4 + 1 + 3 + 1) / 5)
+    # Right answers of the reports a, b, c, d among 5 volumes: 2, 2, 2, 1.
+    assert result["chance"]["text_to_image"]["R@1"] == pytest.approx(100 * (2 + 2 + 2 + 1) / 5 / 4)
+
+
+def test_cases_without_a_report_or_without_known_findings_are_left_out() -> None:
+    cases = [make_case(n, findings=["mass"]) for n in range(4)]
+    cases += [make_case(4, report=" "), make_case(5, report="", findings_from="none")]
+    model = FakeModel(np.eye(6, WIDTH), lambda _: one_hot(0))
+    result = evaluate(FakeDataset(tuple(cases)), model, "test", bootstrap=20)
+    assert (result["n"], result["n_keyword"]) == (4, 5)
+    assert result["keyword"]["mass"]["base_rate"] == 0.8
+
+
+def test_uncertain_and_absent_findings_are_not_relevant() -> None:
+    findings = [Finding("mass"), Finding("mass", status="uncertain"), Finding("mass", status="absent")]
+    cases = tuple(replace(make_case(n), findings=(found,)) for n, found in enumerate(findings))
+    result = evaluate(FakeDataset(cases), FakeModel(np.eye(3, WIDTH), lambda _: one_hot(0)), "test", bootstrap=5)
+    assert result["keyword"]["mass"]["relevant"] == 1
+
+
+def test_keywords_may_be_asked_by_any_of_their_names(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    dataset, model = perfect
+    result = evaluate(dataset, model, "test", bootstrap=5, keywords=["Atelectasias", "atelectasis"])
+    assert set(result["keyword"]) == {"atelectasis", "mean"}
+    with pytest.raises(ConfigError, match="unknown keyword 'sunburn'"):
+        evaluate(dataset, model, "test", bootstrap=5, keywords=["sunburn"])
+    with pytest.raises(ConfigError, match="no keyword given"):
+        evaluate(dataset, model, "test", bootstrap=5, keywords=[])
+
+
+def test_frequent_findings_are_asked_beside_those_of_the_paper() -> None:
+    cases = tuple(make_case(n, findings=["mass"] * (n < 4) + ["nodule"] * (n < 3) + ["emphysema"]) for n in range(80))
+    result = evaluate(FakeDataset(cases), FakeModel(np.eye(80, WIDTH), lambda _: one_hot(0)), "test", bootstrap=5)
+    # 4 of 80 is 5%, 3 of 80 is not.
+    assert list(result["keyword"]) == ["atelectasis", "consolidation", "adenopathy", "emphysema", "mass", "mean"]
+
+
+def test_the_same_seed_gives_the_same_object(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    dataset, model = perfect
+    model.images = np.roll(model.images, 1, axis=0) * np.float32(0.6) + model.images * np.float32(0.8)
+    model.images /= np.linalg.norm(model.images, axis=1, keepdims=True)
+    model.images[:9] = model.images[30]
+    one, two, other = (evaluate(dataset, model, "test", seed=seed, bootstrap=50) for seed in (3, 3, 4))
+    assert one == two
+    assert one["intervals"] != other["intervals"]
+    assert one["text_to_image"] == other["text_to_image"]
+
+
+def test_splits_are_kept_apart(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    dataset, model = perfect
+    dataset.cases = tuple(replace(case, split="val" if n < 15 else "test") for n, case in enumerate(dataset.cases))
+    assert [evaluate(dataset, model, split, bootstrap=5)["n"] for split in ("val", "test", "all")] == [15, 25, 40]
+    with pytest.raises(ConfigError, match=r"split train .* 0 cases"):
+        evaluate(dataset, model, "train")
+
+
+def test_progress_is_told(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    told: list[tuple[int, int]] = []
+    evaluate(*perfect, "test", bootstrap=5, progress=lambda done, total: told.append((done, total)))
+    assert told == [(16, 40), (32, 40), (40, 40)]
+
+
+def test_one_case_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"1 cases of 1 patients; .* at least 2 patients"):
+        evaluate(FakeDataset((make_case(0),)), FakeModel(np.eye(1, WIDTH), lambda _: one_hot(0)), "test")
+
+
+def test_another_grid_is_refused(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    dataset, model = perfect
+    dataset.grid = Grid()
+    with pytest.raises(ConfigError, match="curate it on that grid"):
+        evaluate(dataset, model, "test")
+
+
+@pytest.mark.parametrize(("factor", "message"), [(np.nan, "16 of 16"), (2.0, "16 of 16 vectors are not of length 1")])
+def test_vectors_that_are_not_unit_vectors_are_refused(
+    perfect: tuple[FakeDataset, FakeModel], factor: float, message: str
+) -> None:
+    dataset, model = perfect
+    model.images = model.images * np.float32(factor)
+    with pytest.raises(CheckpointError, match=message):
+        evaluate(dataset, model, "test")
+
+
+def test_a_real_dataset_of_phantoms_can_be_evaluated(tmp_path: Path) -> None:
+    from medfinder.curation.curate import CurationSettings, curate
+    from medfinder.curation.dataset import Dataset
+    from medfinder.sources.phantoms.write import write_phantoms
+
+    write_phantoms(tmp_path / "phantoms", studies=6, seed=5, size=48)
+    grid = Grid(spacing_mm=(22.0, 22.0, 22.0), shape=(16, 14, 16))
+    curate(tmp_path / "phantoms", tmp_path / "dataset", CurationSettings(grid=grid, min_dimension=10))
+    dataset = Dataset.open(tmp_path / "dataset")
+    model = FakeModel(np.empty(0), lambda text: one_hot(len(text) % WIDTH))
+    model.grid = grid
+    model.encode_volumes = lambda hu: np.stack([one_hot(int(-volume.mean()) % WIDTH) for volume in hu])  # type: ignore[method-assign]
+    result = evaluate(dataset, model, "all", bootstrap=20)
+    assert result["n"] == len(dataset.cases)
+    assert result["synthetic"] is True
+    assert 1 <= result["text_to_image"]["MdR"] <= result["n"]
