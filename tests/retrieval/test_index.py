@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -199,6 +200,21 @@ def test_vectors_that_cannot_be_searched_are_refused(
     with pytest.raises(SearchIndexError, match=message):
         small.add([make_case("a")], vector, vector, small.path, model_digest=DIGEST)
     assert len(small) == 0
+
+
+def test_a_nearly_full_disk_is_refused_before_anything_is_written(
+    small: SearchIndex, make_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    with pytest.raises(SearchIndexError, match=r"1 MB free on the disk.*expected at least 128 MB"):
+        _add(small, (make_case("a"), _unit(1, 0)))
+    assert len(small) == 0
+    with pytest.raises(SearchIndexError, match="1 MB free"):
+        SearchIndex.create(tmp_path / "new", model_digest=DIGEST, width=2, model_name="fake")
+    assert not (tmp_path / "new").exists()
+    small.close()
+    with pytest.raises(SearchIndexError, match=r"1 MB free.*at least 16 MB"):
+        SearchIndex.open(small.path)
 
 
 def test_a_path_that_is_no_index_is_refused(tmp_path: Path) -> None:

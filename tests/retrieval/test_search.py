@@ -95,13 +95,14 @@ def test_fusion_is_worked_by_hand(searcher: Searcher, add: Add, make_case: Make)
         scores[hit.case_id], parts[hit.case_id] = hit.score, dict(hit.parts)
     assert parts["a"]["image"] == parts["b"]["report"] == pytest.approx(1.0, abs=1e-5)
     assert "affirmed" not in parts["a"]
-    middle = {space: sorted(parts[name][space] for name in "abc")[1] for space in ("image", "report")}
 
     def scaled(name: str, space: str) -> float:
-        return max(0.0, (parts[name][space] - middle[space]) / (1 - middle[space]))
+        # Worst 0, middle 0.2, best 1; with three cases each is one of them.
+        return (0.0, 0.2, 1.0)[sorted(parts[one][space] for one in "abc").index(parts[name][space])]
 
-    assert scores["a"] == pytest.approx((0.5 * 1 + 1 * scaled("a", "report")) / 2.5, abs=1e-4)
-    assert scores["b"] == pytest.approx((0.5 * scaled("b", "image") + 1 * 1 + 1 * 1) / 2.5, abs=1e-4)
+    assert scores["a"] == pytest.approx((0.5 * 1 + 1 * scaled("a", "report") + 1 * 0) / 2.5, abs=1e-5)
+    assert scores["b"] == pytest.approx((0.5 * scaled("b", "image") + 1 * 1 + 1 * 1) / 2.5, abs=1e-5)
+    assert scores["c"] == pytest.approx((0.5 * scaled("c", "image") + 1 * scaled("c", "report")) / 2.5, abs=1e-5)
 
 
 def test_ties_are_ordered_by_case_id(searcher: Searcher, add: Add, make_case: Make) -> None:
@@ -191,6 +192,16 @@ def test_a_ct_finds_itself_with_or_without_a_report(searcher: Searcher, make_cas
         assert hits[0].case_id == name
         assert dict(hits[0].parts)["image"] == pytest.approx(1.0, abs=1e-5)
         assert len(hits) == 4
+
+
+def test_cts_are_ordered_by_likeness_down_to_the_last(searcher: Searcher, make_case: Make, tmp_path: Path) -> None:
+    paths = [_write_ct(tmp_path / f"{seed}.nii.gz", seed) for seed in range(7)]
+    for path in paths:
+        _add_ct(searcher, make_case(path.name), path)
+    hits = searcher.search(Query(ct=paths[3], k=7))
+    cosines = [dict(hit.parts)["image"] for hit in hits]
+    assert len(set(cosines)) == 7
+    assert cosines == sorted(cosines, reverse=True)
 
 
 def test_a_ct_that_is_no_chest_is_told_on_every_hit(searcher: Searcher, make_case: Make, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 In: cases with their image and report embeddings. Out: lists of case ids with scores, for a dense or a sparse vector and
 a filter. A point holds the unit vectors ``image`` and ``report``, the sparse BM25 vectors ``affirmed`` and ``denied``,
 and the case itself as payload. Refused with ``SearchIndexError``: folders that are no index, damaged ones, one that
-another process has open, and vectors of another model than the index was made with.
+another process has open, vectors of another model than the index was made with, and a disk that is nearly full.
 
     INDEX/index.json   format, engine, model name and digest, width; written once, at creation
     INDEX/lock         held while the index is open
@@ -62,6 +62,11 @@ _PAYLOAD_INDEXES = {
 _FLUSH_EVERY_S = 30.0
 
 _SCROLL_PAGE = 1_000
+
+# The engine maps its files into memory, and the system ends a process that writes to a mapped file on a full disk
+# (SIGBUS): there is no error to catch, so room is looked for beforehand. Ours: more than a batch and the log can take.
+_ROOM_TO_WRITE = 128 * 2**20
+_ROOM_TO_OPEN = 16 * 2**20
 
 # What is remembered of cases met in searches, so that their payload is read once; about 100 MB at the most.
 _MAX_REMEMBERED = 200_000
@@ -153,6 +158,7 @@ class SearchIndex:
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _require_room(path.parent, _ROOM_TO_WRITE)
             draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         except OSError as error:
             raise SearchIndexError(f"no index can be made at {path}: {error.strerror}") from error
@@ -178,6 +184,7 @@ class SearchIndex:
             SearchIndexError: no index is there, it is damaged, or another process has it open.
         """
         meta = _read_meta(path)
+        _require_room(path, _ROOM_TO_OPEN)
         lock = _take_lock(path, wait_s)
         try:
             with _engine_errors(f"index {path} cannot be loaded; make it anew"):
@@ -289,6 +296,7 @@ class SearchIndex:
         return len(there)
 
     def _update(self, operation: Any, *, cases: Sequence[str]) -> None:
+        _require_room(self.path, _ROOM_TO_WRITE)
         with self._writing, _engine_errors(f"index {self.path} cannot be written"):
             self._shard.update(operation)
             with self._remembering:
@@ -475,6 +483,14 @@ def _take_lock(path: Path, wait_s: float) -> int:
             time.sleep(0.05)
         else:
             return lock
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise SearchIndexError(
+            f"{free // 2**20} MB free on the disk of {folder}, expected at least {needed // 2**20} MB; make room"
+        )
 
 
 def _sync(file: Path) -> None:

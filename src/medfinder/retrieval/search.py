@@ -38,8 +38,16 @@ MAX_CHARACTERS = 50_000
 # is the weakest of the three for the shipped model. Words denied only break near-ties.
 TEXT_WEIGHTS: Mapping[Space, float] = {"image": 0.5, "report": 1.0, "affirmed": 1.0, "denied": 0.25}
 
+# Where the keyword library knows a finding in the query, words are nearly always right: on 400 phantom reports, 28
+# findings by one of their names, P@10 was 1.00 by words and 0.77 by MiniLM report vectors (Spanish names 0.99 and 0.51,
+# base rate 0.13). Elsewhere the best word may be a common one.
+KNOWN_FINDING_WEIGHTS: Mapping[Space, float] = {**TEXT_WEIGHTS, "affirmed": 2.0}
+
 # Ours: a CT is compared with CTs; the share of the reports is small enough that a CT finds itself.
 CT_WEIGHTS: Mapping[Space, float] = {"image": 0.9, "report": 0.1}
+
+# What a vector part gives to a case that is like most: ours, low, so that only what stands out counts.
+_MIDDLE = 0.2
 
 # Candidates that each part ranks before they are fused, at least; small indexes are ranked whole. Ours: reading what a
 # thousand more say costs more time than ranking them, and what is that far down in every part is no good hit.
@@ -126,11 +134,11 @@ class Searcher:
         volume = _read_query_ct(path, self._model.grid)
         region = body_region(volume)
         vector = self._model.encode_volumes([volume.hu])[0]
-        images = self._rank("image", vector, where, k)
+        images = self.index.nearest("image", vector, limit=_depth(k), where=where)
         among = [case_id for case_id, _ in images]
-        reports = self.index.nearest("report", vector, limit=max(1, len(among)), where=where, among=among)
+        reports = self.index.nearest("report", vector, limit=len(among) + 1, where=where, among=among)
         tables = _tables({"image": images, "report": reports})
-        ranked = _best(_fuse(tables, CT_WEIGHTS), tables, k)
+        ranked = _best(_fuse(tables, CT_WEIGHTS, depth=len(among) + 1), tables, k)
         cautions = [] if region.name == "chest" else [_QUERY_NOT_CHEST.format(reason=region.reason)]
         if self._is_synthetic:
             cautions.append(_SYNTHETIC_MODEL)
@@ -144,8 +152,10 @@ class Searcher:
             queries["affirmed"] = words.affirmed
         if words.denied:
             queries["denied"] = words.denied
-        tables = _tables({space: self._rank(space, query, where, k) for space, query in queries.items()})
-        scores = _fuse(tables, TEXT_WEIGHTS)
+        depth = _depth(k)
+        lists = {space: self.index.nearest(space, one, limit=depth, where=where) for space, one in queries.items()}
+        tables = _tables(lists)
+        scores = _fuse(tables, KNOWN_FINDING_WEIGHTS if words.present else TEXT_WEIGHTS, depth=depth)
         if words.present or words.negated:
             agreement = self._agreement(list(scores), words)
             scores = {case_id: scores[case_id] * share for case_id, share in agreement.items()}
@@ -164,9 +174,6 @@ class Searcher:
             case_id: 1 - (len(asked & said.negated) + len(denied & said.present)) / len(asked | denied)
             for case_id, said in self.index.statements(case_ids).items()
         }
-
-    def _rank(self, space: Space, query: np.ndarray | Terms, where: Condition, k: int) -> list[tuple[str, float]]:
-        return self.index.nearest(space, query, limit=max(_MIN_DEPTH, 4 * k), where=where)
 
     def _hits(self, ranked: Sequence[_Ranked], caution: str) -> list[Hit]:
         cases = self.index.cases([one.case_id for one in ranked])
@@ -205,30 +212,43 @@ class Searcher:
 _Tables = dict[str, dict[str, float]]
 
 
+def _depth(k: int) -> int:
+    return max(_MIN_DEPTH, 4 * k)
+
+
 def _tables(lists: Mapping[Space, Sequence[tuple[str, float]]]) -> _Tables:
     """Drop the parts that have nothing to say, e.g. words that stand in no report."""
     return {space: dict(found) for space, found in lists.items() if found}
 
 
-def _fuse(tables: _Tables, weights: Mapping[Space, float]) -> dict[str, float]:
+def _fuse(tables: _Tables, weights: Mapping[Space, float], *, depth: int) -> dict[str, float]:
     """Fuse the parts by the weighted mean of their scores, each brought to 0..1; 1 is the best case in every part.
 
-    A part gives 1 to its best case and 0 to what it does not list or thinks no better than most: for words that is a
-    score of 0, for vectors the median cosine. So a case without a report is neither praised nor blamed for it.
+    Words give 1 to their best case and 0 to a case that shares none. Vectors give 1 to their best, 0 to their worst and
+    ``_MIDDLE`` to their median, for a cosine has no zero of its own; so also to a case that they do not know because it
+    has no report, which is neither praised nor blamed for it.
+
+    Args:
+        depth: how many cases were asked of each part; one that lists fewer has listed all.
 
     Source: convex combination of scaled scores, better than fusion by rank in Bruch, Gai and Ingber, "An Analysis of
-    Fusion Functions for Hybrid Retrieval" (2023); the median as zero is ours, because a cosine's is arbitrary.
+    Fusion Functions for Hybrid Retrieval" (2023); the median is ours.
     """
-    total = dict.fromkeys((case_id for table in tables.values() for case_id in table), 0.0)
+    everyone = {case_id for table in tables.values() for case_id in table}
+    total = dict.fromkeys(everyone, 0.0)
     parts = [(space, weight) for space, weight in weights.items() if space in tables]
     for space, weight in parts:
         table = tables[space]
-        zero = float(np.median(list(table.values()))) if space in ("image", "report") else 0.0
-        reach = max(table.values()) - zero
+        scores = np.fromiter(table.values(), float)
+        # Ascending, where two coincide the better holds.
+        scale = {scores.min(): 0.0, np.median(scores): _MIDDLE, scores.max(): 1.0}
+        if space not in ("image", "report"):
+            scale = {0.0: 0.0, scores.max(): 1.0}
+        scaled = dict(zip(table, np.interp(scores, list(scale), list(scale.values())), strict=True))
+        unlisted = _MIDDLE if space in ("image", "report") and len(table) < depth else 0.0
         share = weight / sum(weight for _, weight in parts)
-        for case_id, score in table.items():
-            if score > zero:
-                total[case_id] += share * (score - zero) / reach
+        for case_id in everyone:
+            total[case_id] += share * float(scaled.get(case_id, unlisted))
     return total
 
 
