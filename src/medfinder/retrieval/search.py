@@ -38,7 +38,7 @@ MAX_CHARACTERS = 50_000
 # is the weakest of the three for the shipped model. Words denied only break near-ties.
 TEXT_WEIGHTS: Mapping[Space, float] = {"image": 0.5, "report": 1.0, "affirmed": 1.0, "denied": 0.25}
 
-# Where the keyword library knows a finding in the query, words are nearly always right: on 400 phantom reports (seed 5),
+# Where the keyword library knows a finding in the query, words are nearly always right: on 400 phantom reports,
 # 30 findings asked for by one English or Spanish name each, P@10 was 1.00 and 0.99 by words, 0.77 and 0.51 by MiniLM
 # vectors of whole reports, and fused like this 1.00 and 1.00 with noise for image vectors; base rate 0.13. Elsewhere
 # the best word may be a common one.
