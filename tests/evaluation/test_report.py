@@ -36,8 +36,8 @@ def test_the_papers_numbers_are_marked_as_its_own(text: str) -> None:
 
 def test_keywords_stand_with_base_rate_and_source(text: str) -> None:
     cells = row(text, "atelectasis")
-    assert cells[1] == "0.25"
-    assert cells[2].startswith("0.50 [")
+    assert cells[1:3] == ["10", "0.25"]
+    assert cells[3].startswith("0.50 [")
     assert cells[-1] == "0.75 / 0.72 / 0.69"
     assert "known from: truth 40" in text
     assert "Places beyond N count as wrong" in text

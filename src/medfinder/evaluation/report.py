@@ -8,6 +8,7 @@ size not stated. They stand there for orientation and are no comparison.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from medfinder.evaluation.metrics import PRECISION_AT, RECALL_AT
@@ -46,13 +47,31 @@ _RANK_MEASURES = (*(f"R@{k}" for k in RECALL_AT), "MdR", "MnR")
 _PRECISIONS = tuple(f"P@{k}" for k in PRECISION_AT)
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be laid out: cells are text, the first of a row names it.
+
+    Attributes:
+        note: what must be read with it; may be empty.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
 def as_markdown(result: Mapping[str, Any]) -> str:
     """Write the tables of one evaluation."""
-    blocks = [_heading(result), *(_caption_table(result, name) for name in _DIRECTIONS)]
-    if result["keyword"]:
-        blocks.append(_keyword_table(result))
-    blocks.append(PAPER_NOTE)
-    return "\n\n".join(blocks) + "\n"
+    blocks = ["\n".join([*filter(None, [describe_origin(result)]), *describe_run(result)])]
+    for table in make_tables(result):
+        blocks += [_lay_out(table), *filter(None, [table.note])]
+    return "\n\n".join([*blocks, PAPER_NOTE]) + "\n"
+
+
+def make_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Make the tables of text to image, image to text and, where keywords were asked, of keywords."""
+    tables = [_caption_table(result, direction) for direction in _DIRECTIONS]
+    return [*tables, _keyword_table(result)] if result["keyword"] else tables
 
 
 def describe_origin(result: Mapping[str, Any]) -> str:
@@ -67,46 +86,44 @@ def describe_origin(result: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
-def _heading(result: Mapping[str, Any]) -> str:
+def describe_run(result: Mapping[str, Any]) -> list[str]:
+    """Say what was measured with what, and how to read it."""
     boot = result["bootstrap"]
     counts = f"{result['n']} volumes, {result['n_reports']} reports, {result['n_patients']} patients"
-    lines = [
-        describe_origin(result),
+    return [
         f"Split {result['split']}: {counts}.",
         f"Model {result['model']}, digest {result['digest'][:12]}.",
         f"[low, high]: {boot['level']}% interval over patients, {boot['samples']} bootstrap draws. Ties rank last.",
     ]
-    return "\n".join(line for line in lines if line)
 
 
-def _caption_table(result: Mapping[str, Any], direction: str) -> str:
+def _caption_table(result: Mapping[str, Any], direction: str) -> Table:
     gallery = result["n"] if direction == "text_to_image" else result["n_reports"]
     values, intervals, chance = result[direction], result["intervals"][direction], result["chance"][direction]
-    ours = [_with_interval(values[m], intervals[m], 1) for m in _RANK_MEASURES]
     rows = [
-        ["this model", str(gallery), *ours],
-        ["chance", str(gallery), *(f"{chance[m]:.1f}" for m in _RANK_MEASURES)],
+        ("this model", str(gallery), *(_with_interval(values[m], intervals[m], 1) for m in _RANK_MEASURES)),
+        ("chance", str(gallery), *(f"{chance[m]:.1f}" for m in _RANK_MEASURES)),
     ]
     for name, published in PAPER_TABLE_2[direction].items():
-        rows.append([f"{PAPER_MARK}: {name}", "?", *(f"{value:.1f}" for value in published)])
-    header = [_DIRECTIONS[direction], "N", *(f"{m} %" if m.startswith("R@") else m for m in _RANK_MEASURES)]
-    return _table(header, rows)
+        rows.append((f"{PAPER_MARK}: {name}", "?", *(f"{value:.1f}" for value in published)))
+    header = (_DIRECTIONS[direction], "N", *(f"{m} %" if m.startswith("R@") else m for m in _RANK_MEASURES))
+    return Table(header, tuple(rows))
 
 
-def _keyword_table(result: Mapping[str, Any]) -> str:
+def _keyword_table(result: Mapping[str, Any]) -> Table:
     rows = []
     for name, values in result["keyword"].items():
         intervals = result["intervals"]["keyword"].get(name, {})
         cells = [_with_interval(values[m], intervals.get(m), 2) for m in _PRECISIONS]
-        published = PAPER_TABLE_3.get(name)
-        told = " / ".join(f"{value:.2f}" for value in published) if published else ""
-        rows.append([name, f"{values['base_rate']:.2f}", *cells, told])
-    table = _table(["keyword, by image", "base rate", *_PRECISIONS, f"{PAPER_MARK}: ResNet-50"], rows)
+        published = " / ".join(f"{value:.2f}" for value in PAPER_TABLE_3.get(name, ()))
+        rows.append((name, str(values.get("relevant", "")), f"{values['base_rate']:.2f}", *cells, published))
     sources = ", ".join(f"{name} {count}" for name, count in sorted(result["findings_from"].items()))
-    note = f"N {result['n_keyword']}. What is relevant is known from: {sources}. Chance is the base rate."
+    note = f"N {result['n_keyword']}. What is relevant is known from: {sources}. Chance is the base rate; "
+    note += "no P@K can exceed relevant / K."
     if result["n_keyword"] < max(PRECISION_AT):
-        note += " Places beyond N count as wrong."
-    return f"{table}\n\n{note}"
+        note += " Places beyond N count as wrong, by chance too."
+    header = ("keyword, by image", "relevant", "base rate", *_PRECISIONS, f"{PAPER_MARK}: ResNet-50")
+    return Table(header, tuple(rows), note)
 
 
 def _with_interval(value: float, pair: Sequence[float] | None, digits: int) -> str:
@@ -115,16 +132,16 @@ def _with_interval(value: float, pair: Sequence[float] | None, digits: int) -> s
     return f"{value:.{digits}f} [{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a Markdown table with columns of even width, the first to the left and the others to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+def _lay_out(table: Table) -> str:
+    """Write Markdown with columns of even width, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         first, *others = (
-            cell.ljust(width) if not column else cell.rjust(width)
+            cell.rjust(width) if column else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         return "| " + " | ".join([first, *others]) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) if not i else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(header), rule, *map(line, rows)])
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([line(table.header), rule, *map(line, table.rows)])
