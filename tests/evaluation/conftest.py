@@ -33,7 +33,7 @@ class FakeDataset:
 class FakeModel:
     """Embeds case i as row i of ``images``, and a text as ``embed_text`` says."""
 
-    name, digest, width, grid = "fake", "0123456789abcdef", WIDTH, GRID
+    name, digest, width, grid, is_synthetic = "fake", "0123456789abcdef", WIDTH, GRID, False
 
     def __init__(self, images: np.ndarray, embed_text: Callable[[str], np.ndarray]) -> None:
         self.images, self.embed_text = images.astype(np.float32), embed_text

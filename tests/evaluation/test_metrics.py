@@ -198,6 +198,15 @@ def test_draws_repeat_with_their_seed_and_differ_without() -> None:
     assert (one != other).any()
 
 
+def test_a_draw_has_the_precision_of_the_gallery_that_it_drew() -> None:
+    rng = np.random.default_rng(8)
+    scores, relevant = rng.random(300), rng.random(300) < 0.2
+    weights = patient_weights([str(row // 3) for row in range(300)], samples=30, rng=rng)
+    for k in (1, 20, 250, 400):
+        drawn = [precision_at_k(np.repeat(scores, row), np.repeat(relevant, row), k) for row in weights]
+        assert precision_draws(scores, relevant, k, weights) == pytest.approx(drawn)
+
+
 def test_one_patient_gives_no_interval() -> None:
     with pytest.raises(ConfigError, match="1 patient in this split"):
         patient_weights(["a", "a"], samples=10, rng=np.random.default_rng(0))

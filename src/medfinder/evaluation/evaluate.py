@@ -113,7 +113,7 @@ def evaluate(
         "findings_from": found.sources,
         "synthetic": all(case.is_synthetic for case in cases),
         "n_synthetic": sum(case.is_synthetic for case in cases),
-        "model_is_synthetic": bool(getattr(model, "is_synthetic", False)),
+        "model_is_synthetic": model.is_synthetic,
         "bootstrap": {"samples": bootstrap, "seed": seed, "level": 95, "unit": "patient"},
     }
 

@@ -167,6 +167,11 @@ def weighted_medians(found: Integers, weights: NDArray[np.int32]) -> NDArray[np.
 def precision_draws(scores: Floats, relevant: Booleans, k: int, weights: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return P@K of each draw, the gallery holding case i ``weights[draw, i]`` times."""
     order = _order(scores, relevant)
+    # Only the head of the list matters, as far as every draw needs it to fill its k places.
+    head = 2 * k
+    while head < len(order) and (weights[:, order[:head]].sum(axis=1) < k).any():
+        head *= 2
+    order = order[:head]
     occurs = weights[:, order]
     before = np.cumsum(occurs, axis=1) - occurs
     taken = np.clip(k - before, 0, occurs)
