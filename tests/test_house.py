@@ -8,7 +8,20 @@ from pathlib import Path
 import medfinder
 
 SOURCE = Path(medfinder.__file__).parent
-ROOMS = ["errors", "records", "config", "volume", "sources", "curation", "models", "retrieval", "evaluation", "app", "cli"]
+ROOMS = [
+    "errors",
+    "records",
+    "config",
+    "workers",
+    "volume",
+    "sources",
+    "curation",
+    "models",
+    "retrieval",
+    "evaluation",
+    "app",
+    "cli",
+]
 
 
 def room_of(module: str) -> str | None:
@@ -52,10 +65,8 @@ def test_only_the_models_room_knows_torch() -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    script = (
-        "import sys, medfinder; "
-        "print([m for m in ('torch', 'numpy', 'pydicom', 'transformers', 'qdrant_edge', 'pyarrow') if m in sys.modules])"
-    )
+    heavy = ("torch", "numpy", "pydicom", "transformers", "qdrant_edge", "pyarrow")
+    script = f"import sys, medfinder; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 

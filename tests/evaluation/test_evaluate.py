@@ -150,7 +150,7 @@ def test_splits_are_kept_apart(perfect: tuple[FakeDataset, FakeModel]) -> None:
 def test_progress_is_told(perfect: tuple[FakeDataset, FakeModel]) -> None:
     told: list[tuple[int, int]] = []
     evaluate(*perfect, "test", bootstrap=5, progress=lambda done, total: told.append((done, total)))
-    assert told == [(16, 40), (32, 40), (40, 40)]
+    assert told == [(16, 80), (32, 80), (40, 80), (56, 80), (72, 80), (80, 80)]
 
 
 def test_one_case_is_refused() -> None:

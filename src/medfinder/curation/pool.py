@@ -4,18 +4,15 @@ In: studies, and where their outcomes are noted. Out: a note for each. Refused: 
 (out of memory, a fault in a library) is found and set aside with that reason.
 """
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
 from pathlib import Path
 
 from medfinder.curation.notes import Notes
 from medfinder.curation.study import CuratedStudy, CurationSettings, curate_study
 from medfinder.records import Dropped, Study
+from medfinder.workers import open_pool
 
 # Called with the number of studies done and of all.
 Progress = Callable[[int, int], None]
@@ -75,9 +72,8 @@ def _run_pool(
     tell: Callable[[], None],
 ) -> list[Study]:
     """Curate in worker processes; return the studies in flight when a worker was killed, else none."""
-    context = multiprocessing.get_context("spawn")
     flying: dict[Future[None], Study] = {}
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+    with open_pool(workers) as pool:
         try:
             for study in studies:
                 flying[pool.submit(_curate_one, study, out, settings, notes)] = study
@@ -103,15 +99,3 @@ def _land(flying: dict[Future[None], Study], tell: Callable[[], None]) -> None:
 
 def _curate_one(study: Study, out: Path, settings: CurationSettings, notes: Notes) -> None:
     notes.write(curate_study(study, out, settings))
-
-
-def _start_worker() -> None:
-    """End a worker when its parent is killed: nobody else would."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)

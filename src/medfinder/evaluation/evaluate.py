@@ -16,7 +16,7 @@ Who asks for whom (the paper leaves it open, so this is our reading):
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ SCORE_DECIMALS = 6
 """Ours: vectors are float32, so cosines nearer than 1e-6 differ by rounding alone; they count as ties, against us."""
 
 _BLOCK = 256
-_VOLUMES_AT_ONCE = 16
+_AT_ONCE = 16
 
 
 def evaluate(
@@ -75,7 +75,7 @@ def evaluate(
         bootstrap: draws of patients behind each interval.
         keywords: names, synonyms or abbreviations; None takes the paper's three and every finding that at least 5% of
             the split's cases have.
-        progress: told (done, total) volumes.
+        progress: told (done, total) of volumes and reports.
 
     Returns:
         ``n`` paired volumes; ``chance``, ``text_to_image``, ``image_to_text`` with recalls in percent; ``keyword``
@@ -94,8 +94,9 @@ def evaluate(
     asked = None if keywords is None else resolve_keywords(keywords)
     paired = [case for case in cases if case.report.strip()]
     _require_patients(paired, f"split {split} with a report")
-    images = dict(zip([case.case_id for case in cases], _embed_volumes(dataset, model, cases, progress), strict=True))
-    captions = _measure_captions(model, paired, images, samples=bootstrap, seed=seed)
+    reports = list({(case.study_id, case.report): case for case in paired}.values())
+    images, texts = _embed(dataset, model, cases, reports, progress)
+    captions = _measure_captions(paired, images, reports, texts, samples=bootstrap, seed=seed)
     found = _measure_keywords(model, cases, images, asked, samples=bootstrap, seed=seed)
     return {
         "n": len(paired),
@@ -107,7 +108,7 @@ def evaluate(
         "digest": model.digest,
         "dataset": dataset.digest,
         "split": split,
-        "n_reports": captions.reports,
+        "n_reports": len(reports),
         "n_patients": len({case.patient_id for case in paired}),
         "n_keyword": found.gallery,
         "findings_from": found.sources,
@@ -140,16 +141,19 @@ class _Captions:
     values: dict[str, dict[str, float]]
     chance: dict[str, dict[str, float]]
     intervals: dict[str, dict[str, Pair]]
-    reports: int
 
 
 def _measure_captions(
-    model: DualEncoder, paired: Sequence[Case], images: dict[str, Vectors], *, samples: int, seed: int
+    paired: Sequence[Case],
+    images: dict[str, Vectors],
+    reports: Sequence[Case],
+    texts: Vectors,
+    *,
+    samples: int,
+    seed: int,
 ) -> _Captions:
     """Measure reports against volumes and volumes against reports."""
-    reports = list({(case.study_id, case.report): case for case in paired}.values())
     volumes = np.stack([images[case.case_id] for case in paired])
-    texts = _checked(model, model.encode_texts([case.report for case in reports]), len(reports))
     directions = {
         "text_to_image": (texts, reports, volumes, paired),
         "image_to_text": (volumes, paired, texts, reports),
@@ -163,7 +167,7 @@ def _measure_captions(
         values[name] = summarise_ranks(found)
         chance[name] = chance_ranks(right, len(answers))
         intervals[name] = rank_intervals(found, weights)
-    return _Captions(values, chance, intervals, len(reports))
+    return _Captions(values, chance, intervals)
 
 
 def _rank_in_blocks(
@@ -237,15 +241,35 @@ def _default_keywords(present: Sequence[set[str]]) -> list[str]:
     return [*PAPER_KEYWORDS, *sorted(frequent - set(PAPER_KEYWORDS))]
 
 
-def _embed_volumes(dataset: Dataset, model: DualEncoder, cases: Sequence[Case], progress: Progress | None) -> Vectors:
-    """Embed the volumes a few at a time, so that memory does not grow with the split."""
-    parts = []
-    for start in range(0, len(cases), _VOLUMES_AT_ONCE):
-        some = cases[start : start + _VOLUMES_AT_ONCE]
-        parts.append(_checked(model, model.encode_volumes([dataset.volume(case) for case in some]), len(some)))
+def _embed(
+    dataset: Dataset,
+    model: DualEncoder,
+    cases: Sequence[Case],
+    reports: Sequence[Case],
+    progress: Progress | None,
+) -> tuple[dict[str, Vectors], Vectors]:
+    """Embed volumes and reports a few at a time, so that memory does not grow with the split and progress shows.
+
+    Returns:
+        The vector of each case's volume by case id; the vectors of the reports in their order.
+    """
+    total = len(cases) + len(reports)
+    images: dict[str, Vectors] = {}
+    for some in _in_batches(cases):
+        vectors = _checked(model, model.encode_volumes([dataset.volume(case) for case in some]), len(some))
+        images.update(zip([case.case_id for case in some], vectors, strict=True))
         if progress:
-            progress(start + len(some), len(cases))
-    return np.concatenate(parts)
+            progress(len(images), total)
+    texts: list[Vectors] = []
+    for some in _in_batches(reports):
+        texts.extend(_checked(model, model.encode_texts([case.report for case in some]), len(some)))
+        if progress:
+            progress(len(cases) + len(texts), total)
+    return images, np.stack(texts)
+
+
+def _in_batches(cases: Sequence[Case]) -> Iterator[Sequence[Case]]:
+    return (cases[start : start + _AT_ONCE] for start in range(0, len(cases), _AT_ONCE))
 
 
 def _checked(model: DualEncoder, vectors: NDArray[Any], count: int) -> Vectors:

@@ -140,7 +140,40 @@ def load_model(path: Path | str | None = None, *, text_encoder: TextEncoder | No
             f"{folder} was trained with text encoder {config.model.text_encoder} of sha256 "
             f"{config.text_encoder_sha256[:12]}..., found {encoder.sha256[:12]}...; give the same weights"
         )
-    return MedFinderEncoder(model, encoder, name=config.name, digest=digest_of(folder))
+    return MedFinderEncoder(
+        model, encoder, name=config.name, digest=digest_of(folder), is_synthetic=config.is_synthetic
+    )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a folder looks like a checkpoint, without reading its weights."""
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
+def describe_checkpoint(path: Path) -> dict[str, Any]:
+    """Say how a checkpoint was built and where it comes from; its weights are read but no model is made.
+
+    Raises:
+        CheckpointError: something is missing or damaged.
+    """
+    config = read_config(path)
+    weights = read_weights(path / WEIGHTS)
+    try:
+        provenance = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / PROVENANCE} cannot be read: {error}; fetch or train it again") from error
+    return {
+        "name": config.name,
+        "digest": digest_of(path),
+        "is_synthetic": config.is_synthetic,
+        "weights": sum(tensor.numel() for tensor in weights.values()),
+        "width": config.model.width,
+        "grid": dataclasses.asdict(config.grid),
+        "text_encoder": config.model.text_encoder,
+        "labels": len(config.labels),
+        "best": provenance.get("best"),
+        "dataset_digest": provenance.get("dataset_digest"),
+    }
 
 
 def put_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:

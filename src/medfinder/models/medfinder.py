@@ -74,16 +74,21 @@ class MedFinder(nn.Module):
 
 
 def _projection(features: int, hidden: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(features), nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
+    # Batch norm takes away what all cases share: pooled features differ little from case to case at first, and with a
+    # layer norm here the contrastive loss stayed at chance for many epochs.
+    return nn.Sequential(nn.BatchNorm1d(features), nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
 class MedFinderEncoder:
     """A trained ``MedFinder`` with its frozen text encoder, as the rooms below use it; see ``DualEncoder``."""
 
-    def __init__(self, model: MedFinder, text_encoder: TextEncoder, *, name: str, digest: str) -> None:
+    def __init__(
+        self, model: MedFinder, text_encoder: TextEncoder, *, name: str, digest: str, is_synthetic: bool
+    ) -> None:
         self.model = model.eval()
         self.name = name
         self.digest = digest
+        self.is_synthetic = is_synthetic
         self.width = model.settings.width
         self.grid = model.grid
         self._text_encoder = text_encoder

@@ -22,12 +22,14 @@ class DualEncoder(Protocol):
         digest: sha256 over weights and configuration; equal digests give equal vectors.
         width: length of a vector.
         grid: the grid that volumes must be standardised on.
+        is_synthetic: trained on synthetic cases only; its scores on real CTs must be told as such.
     """
 
     name: str
     digest: str
     width: int
     grid: Grid
+    is_synthetic: bool
 
     def encode_volumes(self, hu: Sequence[np.ndarray]) -> np.ndarray:
         """Embed volumes standardised on ``grid``; (n, width) float32, rows of length 1."""

@@ -83,7 +83,7 @@ class Searcher:
         index.require_model(model.digest, model.width)
         self.index = index
         self._model = model
-        self._is_synthetic = bool(getattr(model, "is_synthetic", False))
+        self._is_synthetic = model.is_synthetic
 
     def search(self, query: Query) -> list[Hit]:
         """Answer a query with at most ``query.k`` hits, best first; equal scores are ordered by case id.

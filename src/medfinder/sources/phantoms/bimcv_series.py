@@ -278,7 +278,8 @@ def project_xray(whole: Stack) -> Array:
     tissue = np.clip(whole.hu.astype(np.int32) + 1000, 0, 2000).sum(axis=1) // whole.hu.shape[1]
     low, high = int(tissue.min()), int(tissue.max())
     grey = (tissue - low) * 255 // max(1, high - low)
-    return grey[::-1, ::-1].T.astype(np.uint8)
+    turned: Array = grey[::-1, ::-1].T.astype(np.uint8)
+    return turned
 
 
 def encode_png(grey: Array) -> bytes:

@@ -8,10 +8,8 @@ folder that holds anything else.
 
 import dataclasses
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -33,6 +31,7 @@ from medfinder.sources.phantoms.bimcv_series import write_session
 from medfinder.sources.phantoms.bimcv_tables import write_tables, write_text
 from medfinder.sources.phantoms.render import render
 from medfinder.sources.phantoms.write import GENERATOR
+from medfinder.workers import open_pool
 
 __all__ = ["FaultRates", "TreeSettings", "write_bimcv_tree"]
 
@@ -180,9 +179,7 @@ def _run(job: Callable[[SessionPlan], None], plans: Sequence[SessionPlan], worke
     if workers <= 1 or len(plans) < 2:
         yield from map(job, plans)
         return
-    # Spawned, not forked: the parent may hold threads of numerical libraries.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(plans)), mp_context=context) as pool:
+    with open_pool(min(workers, len(plans))) as pool:
         yield from pool.map(job, plans)
 
 

@@ -155,7 +155,8 @@ def _many(count: int, noun: _Noun, language: Language, rng: np.random.Generator)
     numbers = wordings()["number"]
     if count:
         return str(numbers[language][count])
-    return pick(rng, numbers["many_en" if language == "en" else f"many_es_{noun.gender}"])
+    many: Sequence[str] = numbers["many_en" if language == "en" else f"many_es_{noun.gender}"]
+    return pick(rng, many)
 
 
 def _article(text: str) -> str:
@@ -168,7 +169,7 @@ def _article(text: str) -> str:
 
 def _place_pattern(told: Told, noun: _Noun, language: Language, rng: np.random.Generator) -> str:
     table = wordings()["place"].get(wordings()["finding"][told.name]["place"], {})
-    patterns = next((table[key][language] for key in _place_keys(told) if key in table), ["_"])
+    patterns: list[str] = next((table[key][language] for key in _place_keys(told) if key in table), ["_"])
     if noun.keeps_place_behind and language == "en":
         patterns = [pattern for pattern in patterns if pattern.startswith("_")] or patterns
     return pick(rng, patterns)

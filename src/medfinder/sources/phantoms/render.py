@@ -68,6 +68,6 @@ def _blur(values: Array) -> Array:
     for axis in range(3):
         turned = np.moveaxis(values, axis, 0)
         padded = np.concatenate([turned[:1], turned, turned[-1:]])
-        smooth: Array = padded[:-2] * f32(0.25) + padded[1:-1] * f32(0.5) + padded[2:] * f32(0.25)
-        values = np.moveaxis(smooth, 0, axis)
+        smooth = padded[:-2] * f32(0.25) + padded[1:-1] * f32(0.5) + padded[2:] * f32(0.25)
+        values = np.moveaxis(smooth.astype(np.float32, copy=False), 0, axis)
     return values

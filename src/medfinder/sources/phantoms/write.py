@@ -8,25 +8,24 @@ another seed or size.
 
 import gzip
 import json
-import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from medfinder import __version__
-from medfinder.errors import ConfigError
+from medfinder.errors import ConfigError, MedFinderError
 from medfinder.records import Series, Study
 from medfinder.sources.phantoms.plan import StudyPlan, VolumePlan, draw_study
 from medfinder.sources.phantoms.render import Rendered, render
 from medfinder.sources.phantoms.report import write_report
+from medfinder.workers import open_pool
 
 Progress = Callable[[int, int], None]
 
@@ -65,15 +64,12 @@ def write_phantoms(
     """
     settings = {"kind": _KIND, "generator": GENERATOR, "seed": seed, "size": size}
     _claim(out, settings)
-    done = 0
-    lines: dict[int, str] = {}
-    with _mapper(workers) as run:
-        for number, line in run(_write_study, [(out, number, seed, size) for number in range(studies)]):
-            lines[number] = line
-            done += 1
-            if progress:
-                progress(done, studies)
-    _write(out / _STUDIES, "".join(lines[number] for number in range(studies)).encode())
+    lines = []
+    for line in _write_all([_Job(out, number, seed, size) for number in range(studies)], workers):
+        lines.append(line)
+        if progress:
+            progress(len(lines), studies)
+    _write(out / _STUDIES, "".join(lines).encode())
     _write(out / "README.md", _README.format(studies=studies, seed=seed, size=size).encode())
     _write(out / _PROVENANCE, _as_json({**settings, "studies": studies, "version": __version__, "is_synthetic": True}))
 
@@ -100,10 +96,16 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _write_study(job: tuple[Path, int, int, int]) -> tuple[int, str]:
+class _Job(NamedTuple):
+    out: Path
+    number: int
+    seed: int
+    size: int
+
+
+def _write_study(job: _Job) -> str:
     """Write one study and return its line; what is there already is kept."""
-    out, number, seed, size = job
-    plan = draw_study(number, seed=seed, size=size)
+    out, plan = job.out, draw_study(job.number, seed=job.seed, size=job.size)
     for volume in plan.volumes:
         path, masks = _places(plan, volume)
         if not ((out / path).is_file() and (out / masks).is_file()):
@@ -111,7 +113,7 @@ def _write_study(job: tuple[Path, int, int, int]) -> tuple[int, str]:
             _write(out / masks, _mask_file(rendered, volume))
             # The volume comes last: where it stands, its masks do too.
             _write(out / path, _volume_file(rendered, volume))
-    return number, _as_line(plan)
+    return _as_line(plan)
 
 
 def _places(plan: StudyPlan, volume: VolumePlan) -> tuple[Path, Path]:
@@ -157,7 +159,7 @@ def _mask_file(rendered: Rendered, plan: VolumePlan) -> bytes:
 def _nifti(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], plan: VolumePlan, *, intercept: int) -> bytes:
     turned, stored_affine = _turn(voxels, affine, plan.orientation)
     # Built without scaling, then the header is told what the stored values mean.
-    header: Any = nib.Nifti1Image(turned, stored_affine).header  # type: ignore[no-untyped-call]  # nibabel is untyped
+    header: Any = nib.Nifti1Image(turned, stored_affine).header
     header["magic"], header["vox_offset"] = b"n+1", 352
     header["scl_slope"], header["scl_inter"] = 1.0, intercept
     # No time and no name in the gzip header: the same bytes whenever it is written.
@@ -191,14 +193,15 @@ def _write(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-Mapper = Callable[[Callable[[Any], tuple[int, str]], list[Any]], Iterable[tuple[int, str]]]
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Mapper]:
-    """Map a function over jobs, here or in a pool of fresh processes."""
+def _write_all(jobs: Sequence[_Job], workers: int) -> Iterator[str]:
+    """Write studies, here or in a pool, and yield their lines in order."""
     if workers == 1:
-        yield lambda function, jobs: map(function, jobs)
+        yield from map(_write_study, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield lambda function, jobs: pool.map(function, jobs, chunksize=4)
+    with open_pool(workers) as pool:
+        try:
+            yield from pool.map(_write_study, jobs, chunksize=4)
+        except BrokenProcessPool:
+            raise MedFinderError(
+                "a worker process was ended, out of memory perhaps; run again with fewer workers: what is whole is kept"
+            ) from None

@@ -1,0 +1,57 @@
+"""What a path holds, told in plain facts: a volume, a DICOM folder, a dataset, a checkpoint or an index.
+
+In: a path. Out: a dictionary whose first entry is ``kind``. Refused: what the room that owns the thing refuses.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medfinder.curation.dataset import Dataset, read_provenance
+from medfinder.curation.statistics import describe
+from medfinder.models.checkpoint import describe_checkpoint, is_checkpoint
+from medfinder.retrieval.index import SearchIndex, is_index
+from medfinder.volume import body_region, list_dicom_series, read_volume
+
+
+def describe_path(path: Path) -> dict[str, Any]:
+    """Say what ``path`` holds.
+
+    Raises:
+        MedFinderError: it is nothing that medfinder knows, or is damaged.
+    """
+    if is_index(path):
+        with SearchIndex.open(path) as index:
+            return {"kind": "index", **_plain(asdict(index.info()))}
+    if is_checkpoint(path):
+        return {"kind": "checkpoint", **_plain(describe_checkpoint(path))}
+    if read_provenance(path) is not None:
+        return {"kind": "dataset", **_plain(describe(Dataset.open(path)))}
+    if path.is_dir():
+        series = list_dicom_series(path)
+        if len(series) != 1:
+            return {"kind": "DICOM folder", "series": [_plain(asdict(one)) for one in series]}
+    return {"kind": "volume", **_describe_volume(path)}
+
+
+def _describe_volume(path: Path) -> dict[str, Any]:
+    volume = read_volume(path)
+    region = body_region(volume)
+    low, high = int(volume.hu.min()), int(volume.hu.max())
+    return {
+        "shape": list(volume.shape),
+        "spacing_mm": [round(one, 4) for one in volume.spacing_mm],
+        "hu_range": [low, high],
+        "region": region.name,
+        "region_reason": region.reason,
+        "notes": list(volume.notes),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Turn paths and tuples into what JSON knows."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value

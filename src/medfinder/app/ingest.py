@@ -1,0 +1,33 @@
+"""One's own CTs into an index: a folder is either a dataset already, or is curated into one beside the index.
+
+In: a dataset folder, or a folder of CTs as they come from a scanner or PACS export. Out: an open dataset on the model's
+grid. Refused: what curation refuses.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from medfinder.curation.curate import CurationSettings, curate
+from medfinder.curation.dataset import Dataset, read_provenance
+from medfinder.volume import Grid
+
+# Ours: reports are not needed to look for CTs, and a partial chest is still worth finding.
+_OWN_MIN_DIMENSION = 10
+
+
+def open_or_curate(
+    source: Path, *, beside: Path, grid: Grid, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> Dataset:
+    """Open ``source`` if it is a dataset, else curate it, keeping studies without a report.
+
+    Args:
+        beside: the index; the dataset made is ``<beside>.cases/<digest of the source's path>``.
+    """
+    if read_provenance(source) is not None:
+        return Dataset.open(source)
+    place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:12]
+    out = beside.with_name(f"{beside.name}.cases") / place
+    settings = CurationSettings(grid=grid, require_report=False, min_dimension=_OWN_MIN_DIMENSION)
+    curate(source, out, settings, workers=workers, progress=progress)
+    return Dataset.open(out)

@@ -1,0 +1,204 @@
+"""The command line as a user types it: words, exit codes, one clear line for a mistake, documentation."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medfinder.cli import app
+
+COMMANDS = ("phantoms", "curate", "train", "index", "search", "evaluate", "embed", "info", "demo")
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
+
+
+def run(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "medfinder.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+
+
+def refused(*words: str | Path) -> str:
+    """Run a command that must be refused: exit code 2, one line, no traceback; return the line."""
+    answer = run(*words)
+    assert answer.returncode == 2, answer.stderr
+    assert "Traceback" not in answer.stderr
+    lines = [line for line in answer.stderr.splitlines() if line.startswith("medfinder: error: ")]
+    assert len(lines) == 1, answer.stderr
+    return lines[0]
+
+
+def test_the_commands_are_these_in_this_order() -> None:
+    names = tuple(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+    assert names == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_option_is_documented(command: str) -> None:
+    import typer
+
+    text = DOCS.read_text(encoding="utf-8")
+    assert f"## medfinder {command}" in text
+    section = text.split(f"## medfinder {command}\n", 1)[1].split("\n## ", 1)[0]
+    group = typer.main.get_command(app)
+    for parameter in group.commands[command].params:  # type: ignore[attr-defined]
+        for option in parameter.opts:
+            if option.startswith("--") and option != "--help":
+                assert f"`{option}" in section, f"{command} {option} is not in docs/cli.md"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_shows_an_example(command: str) -> None:
+    answer = run(command, "--help")
+    assert answer.returncode == 0
+    assert f"$ medfinder {command}" in answer.stdout
+
+
+def test_version_is_printed() -> None:
+    answer = run("--version")
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("medfinder 0.")
+
+
+def test_a_path_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    missing = tmp_path / "is not there"
+    for words in (
+        ("info", missing),
+        ("embed", missing),
+        ("curate", missing, tmp_path / "out"),
+        ("index", missing, tmp_path / "out"),
+        ("search", missing, "--text", "nodule"),
+        ("evaluate", missing),
+        ("train", missing, tmp_path / "out"),
+    ):
+        assert "is not there" in refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_is_refused_by_every_stage(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for words in (
+        ("info", empty),
+        ("curate", empty, tmp_path / "out"),
+        ("search", empty, "--text", "nodule"),
+        ("evaluate", empty),
+        ("train", empty, tmp_path / "out"),
+    ):
+        refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_curate_without_a_source_says_how_to_call_it() -> None:
+    assert "curate needs SOURCE and OUT" in refused("curate")
+
+
+def test_a_template_of_the_report_table_is_written_and_never_overwrites(tmp_path: Path) -> None:
+    table = tmp_path / "reports.csv"
+    assert run("curate", "--template", table).returncode == 0
+    before = table.read_bytes()
+    assert b"report" in before
+    refused("curate", "--template", table)
+    assert table.read_bytes() == before
+
+
+def test_a_ct_is_embedded_as_a_unit_vector(samples: Path) -> None:
+    answer = run("embed", samples / "LIDC-IDRI-0314.nii.gz", "--json")
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    assert len(found["embedding"]) == found["width"]
+    assert sum(value**2 for value in found["embedding"]) == pytest.approx(1, abs=1e-4)
+    assert found["region"] == "chest"
+
+
+def test_info_tells_a_head_from_a_chest(samples: Path) -> None:
+    head = json.loads(run("info", samples / "dcm_qa_ct_GE_head.nii.gz", "--json").stdout)
+    chest = json.loads(run("info", samples / "LIDC-IDRI-0314.nii.gz", "--json").stdout)
+    assert (head["kind"], head["region"]) == ("volume", "not chest")
+    assert chest["region"] == "chest"
+    assert chest["shape"] == [133, 133, 92]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo, run once for the tests below."""
+    out = tmp_path_factory.mktemp("a path with spaces y acentós") / "demo"
+    answer = run("demo", "--out", out, "--cases", 24, "--workers", 1)
+    assert answer.returncode == 0, answer.stderr
+    assert "SYNTHETIC" in answer.stdout
+    return out
+
+
+def test_the_demo_ends_in_a_page_that_says_what_it_is(demo: Path) -> None:
+    page = (demo / "demo.html").read_text(encoding="utf-8")
+    assert "not for diagnosis" in page.lower()
+    assert "synthetic" in page.lower()
+    assert page.count("<img") >= 15
+
+
+def test_the_demo_again_changes_nothing(demo: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in demo.rglob("*") if path.suffix in (".parquet", ".gz", ".nii")}
+    assert run("demo", "--out", demo, "--cases", 24, "--workers", 1).returncode == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_search_prints_the_promised_list(demo: Path, samples: Path) -> None:
+    for words in (
+        ("--text", "left pleural effusion"),
+        ("--keyword", "GGO"),
+        ("--report", "There is a large right pneumothorax. No pleural effusion."),
+        ("--ct", samples / "LIDC-IDRI-0314.nii.gz"),
+    ):
+        answer = run("search", demo / "index", *words, "-k", 3, "--json")
+        assert answer.returncode == 0, answer.stderr
+        hits = json.loads(answer.stdout)
+        assert [hit["rank"] for hit in hits] == [1, 2, 3]
+        assert {"rank", "case_id", "score", "findings", "report", "source"} <= set(hits[0])
+
+
+def test_a_ct_that_is_indexed_finds_itself(demo: Path, samples: Path) -> None:
+    answer = run("search", demo / "index", "--ct", samples / "CMB-CRC-MSB-01068.nii.gz", "-k", 1, "--json")
+    [hit] = json.loads(answer.stdout)
+    assert not hit["is_synthetic"]
+    assert "synthetic" in hit["caution"]
+
+
+def test_a_head_is_not_ranked_among_chests(demo: Path) -> None:
+    answer = run("search", demo / "index", "--text", "head", "-k", 100, "--json")
+    assert {hit["region"] for hit in json.loads(answer.stdout)} == {"chest"}
+    asked = run("search", demo / "index", "--text", "head", "--where", 'region = "not chest"', "--json")
+    assert [hit["region"] for hit in json.loads(asked.stdout)] == ["not chest"]
+
+
+def test_wrong_questions_are_told_in_one_line(demo: Path) -> None:
+    index = demo / "index"
+    assert "exactly one" in refused("search", index)
+    assert "exactly one" in refused("search", index, "--text", "nodule", "--keyword", "nodule")
+    assert "unknown keyword" in refused("search", index, "--keyword", "flibbertigibbet")
+    assert "colour" in refused("search", index, "--text", "nodule", "--where", "colour = red")
+    refused("search", index, "--text", "   ")
+    refused("search", index, "--text", "nodule", "-k", 0)
+    refused("search", index, "--text", "nodule", "-k", 10**9)
+
+
+def test_evaluate_prints_the_promised_object(demo: Path) -> None:
+    answer = run("evaluate", demo / "dataset", "--split", "all", "--json")
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    assert {"n", "chance", "text_to_image", "image_to_text", "keyword", "intervals"} <= set(found)
+    assert set(found["text_to_image"]) == {"R@1", "R@5", "R@10", "MdR", "MnR"}
+    assert 0 <= found["text_to_image"]["R@10"] <= 100
+    assert {"P@20", "P@50", "P@100", "base_rate"} <= set(found["keyword"]["atelectasis"])
+
+
+def test_a_folder_of_cts_is_indexed_as_it_comes(tmp_path: Path, samples: Path) -> None:
+    folder = tmp_path / "cts"
+    folder.mkdir()
+    for name in ("CMB-CRC-MSB-01068.nii.gz", "dcm_qa_ct_GE_head.nii.gz"):
+        (folder / name).write_bytes((samples / name).read_bytes())
+    (folder / "broken.nii.gz").write_bytes((samples / "LIDC-IDRI-0314.nii.gz").read_bytes()[:100_000])
+    answer = run("index", folder, tmp_path / "index", "--json")
+    assert answer.returncode == 0, answer.stderr
+    summary = json.loads(answer.stdout)
+    assert summary["cases"] == 2
+    assert [row["stage"] for row in summary["dropped"]] == ["read"]
