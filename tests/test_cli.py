@@ -202,3 +202,22 @@ def test_a_folder_of_cts_is_indexed_as_it_comes(tmp_path: Path, samples: Path) -
     summary = json.loads(answer.stdout)
     assert summary["cases"] == 2
     assert [row["stage"] for row in summary["dropped"]] == ["read"]
+
+
+def test_names_are_told_whole_and_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / ("long " * 20 + "[draft]") / "odd["
+    folder.mkdir(parents=True)
+    table = folder / "b] :cat:.csv"  # the path holds "[/b]", which closes a tag that was never opened
+    answer = run("curate", "--template", table)
+    assert answer.returncode == 0, answer.stderr
+    assert str(table) in answer.stderr
+
+
+def test_what_an_index_holds_is_told_whole_and_as_it_is(tmp_path: Path) -> None:
+    from medfinder.retrieval.index import SearchIndex
+
+    name = "[/b]" + 30 * "name" + ":cat:"
+    SearchIndex.create(tmp_path / "index", model_digest="0" * 64, width=4, model_name=name).close()
+    answer = run("info", tmp_path / "index")
+    assert answer.returncode == 0, answer.stderr
+    assert name in "".join(answer.stdout.split())

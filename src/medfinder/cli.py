@@ -69,7 +69,12 @@ def _print_json(value: Any) -> None:
 
 
 def _remark(text: str) -> None:
-    Console(stderr=True, highlight=False).print(text)
+    _plain_console(stderr=True).print(text, soft_wrap=True)
+
+
+def _plain_console(*, stderr: bool = False) -> Console:
+    """Open a console that shows names as they are: ``[b]`` and ``:cat:`` in a path are no markup."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def _version(wanted: bool) -> None:
@@ -380,10 +385,10 @@ def _show_dropped(dropped: Sequence[Dropped]) -> None:
         return
     table = Table(title=f"{len(dropped)} set aside", title_justify="left")
     for column in ("study", "series", "stage", "reason", "detail"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in dropped[:_ROWS_SHOWN]:
         table.add_row(row.study_id, row.series_id, row.stage, row.reason, row.detail)
-    Console(stderr=True).print(table)
+    _plain_console(stderr=True).print(table)
     if len(dropped) > _ROWS_SHOWN:
         _remark(f"... and {len(dropped) - _ROWS_SHOWN} more in dropped.parquet")
 
@@ -397,7 +402,7 @@ def _hit_as_dict(hit: Hit) -> dict[str, Any]:
 def _show_hits(hits: Sequence[Hit]) -> None:
     from medfinder.app.tables import hits_table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not hits:
         console.print("no case passes the filter")
         return
@@ -409,10 +414,12 @@ def _show_hits(hits: Sequence[Hit]) -> None:
 
 def _show_facts(facts: Mapping[str, Any]) -> None:
     table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in facts.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         table.add_row(key, shown)
-    Console(highlight=False).print(table)
+    _plain_console().print(table)
 
 
 def _stop(message: str) -> NoReturn:
