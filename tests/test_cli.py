@@ -221,3 +221,10 @@ def test_what_an_index_holds_is_told_whole_and_as_it_is(tmp_path: Path) -> None:
     answer = run("info", tmp_path / "index")
     assert answer.returncode == 0, answer.stderr
     assert name in "".join(answer.stdout.split())
+
+
+def test_a_refusal_is_the_only_line_where_nobody_watches_a_bar(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    answer = run("curate", tmp_path / "empty", tmp_path / "out")
+    assert answer.returncode == 2
+    assert answer.stderr.count("\n") == 1

@@ -59,9 +59,14 @@ def _progress(what: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    # In a log it stands once, when the work is done; not beside the one line of a refusal.
+    is_log = not console.is_terminal
+    with Bar(*columns, TimeRemainingColumn(), console=console, disable=is_log) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+    if is_log:
+        console.print(bar)
 
 
 def _print_json(value: Any) -> None:
