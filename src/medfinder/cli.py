@@ -18,13 +18,23 @@ from rich.console import Console
 from rich.table import Table
 
 from medfinder import __version__
-from medfinder.errors import ConfigError, MedFinderError
+from medfinder.errors import ConfigError, MedFinderError, MissingExtraError
 from medfinder.records import Dropped, Hit
 
 if TYPE_CHECKING:
     from medfinder.curation.curate import Summary
 
 _ROWS_SHOWN = 20
+
+# Which extra brings a package that is not part of the base.
+_EXTRA_OF = {
+    "torch": "model",
+    "safetensors": "model",
+    "transformers": "model",
+    "qdrant_edge": "index",
+    "jinja2": "page",
+    "PIL": "page",
+}
 
 # An index is open in one process at a time: two searches queue for this long.
 _WAIT_S = 10.0
@@ -204,8 +214,8 @@ def train(
     if not summary.is_finished:
         _remark(f"stopped after {summary.epochs} epochs; run the same command again to go on")
         raise typer.Exit(130)
-    figures = ", ".join(f"{name} {value:.1f}%" for name, value in summary.figures.items())
-    _remark(f"checkpoint in {out}: epoch {summary.best_epoch} of {summary.epochs} was best on validation ({figures})")
+    best = f"epoch {summary.best_epoch} of {summary.epochs} was best"
+    _remark(f"checkpoint in {out}: {best}, {_as_figures(summary.figures)}")
 
 
 @app.command(
@@ -357,6 +367,11 @@ def demo(
     run_demo(out, cases=cases, workers=workers, bar=_progress)
 
 
+def _as_figures(figures: Mapping[str, float]) -> str:
+    told = ", ".join(f"{name} {value:.1f}%" for name, value in figures.items() if "@" in name)
+    return f"on validation {told}"
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise ConfigError(f"no such path: {path}")
@@ -444,6 +459,11 @@ def main() -> None:
         if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
             _stop(f"{error.strerror}: {error.filename}")
         raise
+    except ModuleNotFoundError as error:
+        extra = _EXTRA_OF.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        _stop(str(MissingExtraError(str(error.name), extra)))
     except KeyboardInterrupt:
         sys.stderr.write("medfinder: stopped; run the same command again to go on\n")
         raise SystemExit(130) from None

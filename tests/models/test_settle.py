@@ -7,7 +7,7 @@ import torch
 
 from medfinder.curation.dataset import Dataset
 from medfinder.models import train as training
-from medfinder.models.train import TrainSettings, settle_norms
+from medfinder.models.train import TrainSettings, settled_norms
 
 from .conftest import WordEncoder
 
@@ -21,7 +21,9 @@ def test_settled_norms_hold_the_mean_of_what_they_are_used_on(
     norm = model.image_projection[0]
     assert isinstance(norm, torch.nn.BatchNorm1d)
     norm.running_mean.fill_(99.0)
-    settle_norms(model, training._steps(read, tiny, 0, 2), read, table, torch.zeros(8, 1), tiny)
+    with settled_norms(model):
+        for step in training._steps(read, tiny, 0, 2):
+            training._loss(model, step, read, table, torch.zeros(8, 1), tiny)
     with torch.no_grad():
         features = model.image(torch.stack([torch.tensor(read.hu(case)) for case in range(8)]))[0]
     # Both steps hold the same eight cases, unchanged: their mean is known.

@@ -54,7 +54,7 @@ def run_demo(out: Path, *, cases: int, workers: int, bar: Bar) -> Path:
         with bar("indexing") as progress:
             build_index(dataset, index_path, model, progress=progress)
     say(f"\n[bold]Phantom dataset[/bold] ({phantoms.path}): SYNTHETIC, no patient stands behind it\n")
-    say(statistics_markdown(describe(phantoms)), markup=False)
+    say(statistics_markdown(describe(phantoms), top=12), markup=False)
     say(f"[bold]Retrieval on all {len(phantoms.cases)} synthetic cases, none of them seen in training[/bold]\n")
     result = evaluate_once(phantoms, model, out / "evaluation.json", bar=bar)
     say(as_markdown(result), markup=False)

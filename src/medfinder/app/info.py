@@ -9,7 +9,6 @@ from typing import Any
 
 from medfinder.curation.dataset import Dataset, read_provenance
 from medfinder.curation.statistics import describe
-from medfinder.models.checkpoint import describe_checkpoint, is_checkpoint
 from medfinder.retrieval.index import SearchIndex, is_index
 from medfinder.volume import body_region, list_dicom_series, read_volume
 
@@ -23,7 +22,10 @@ def describe_path(path: Path) -> dict[str, Any]:
     if is_index(path):
         with SearchIndex.open(path) as index:
             return {"kind": "index", **_plain(asdict(index.info()))}
-    if is_checkpoint(path):
+    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        # Only here: a volume or dataset can be described without torch.
+        from medfinder.models.checkpoint import describe_checkpoint
+
         return {"kind": "checkpoint", **_plain(describe_checkpoint(path))}
     if read_provenance(path) is not None:
         return {"kind": "dataset", **_plain(describe(Dataset.open(path)))}

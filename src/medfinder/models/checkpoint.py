@@ -134,7 +134,9 @@ def load_model(path: Path | str | None = None, *, text_encoder: TextEncoder | No
     config = read_config(folder)
     model = MedFinder(config.model, grid=config.grid, labels=config.labels, token_width=config.token_width)
     put_weights(model, read_weights(folder / WEIGHTS), where=str(folder / WEIGHTS))
-    encoder = load_text_encoder(config.model.text_encoder) if text_encoder is None else text_encoder
+    encoder = (
+        load_text_encoder(config.model.text_encoder, _own_encoder(folder)) if text_encoder is None else text_encoder
+    )
     if encoder.sha256 != config.text_encoder_sha256:
         raise CheckpointError(
             f"{folder} was trained with text encoder {config.model.text_encoder} of sha256 "
@@ -145,9 +147,10 @@ def load_model(path: Path | str | None = None, *, text_encoder: TextEncoder | No
     )
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Tell whether a folder looks like a checkpoint, without reading its weights."""
-    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+def _own_encoder(folder: Path) -> Path | None:
+    """Find the text encoder's files beside a checkpoint, where a user may have put (or linked) them."""
+    place = folder / "text_encoder"
+    return place if place.is_dir() else None
 
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ FORMAT = 1  # of the state file and the order of random draws
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How the model is trained. Defaults: ours, chosen by the trials in docs/benchmarks.md.
+    """How the model is trained. Defaults: ours; docs/model_card.md says what was tried.
 
     Attributes:
         grid: that the dataset must have.
@@ -302,15 +302,9 @@ def recall(scores: np.ndarray, is_right: np.ndarray, *, k: int) -> float:
     return float((ahead < k).mean())
 
 
-def settle_norms(
-    model: MedFinder,
-    steps: Iterable[_Step],
-    examples: Examples,
-    table: SentenceTable,
-    targets: Tensor,
-    settings: TrainSettings,
-) -> None:
-    """Measure the means and variances of the batch norms anew with the present weights; the weights stay.
+@contextmanager
+def settled_norms(model: MedFinder) -> Iterator[None]:
+    """Measure the means and variances of the batch norms anew over what passes through the model meanwhile.
 
     Their running averages lag behind the weights, while what differs from case to case is small beside what all share.
     On 227 phantoms after two epochs this alone took R@10 from 11% to 20% (text to CT) and from 10% to 13%.
@@ -321,8 +315,7 @@ def settle_norms(
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over all that follows
     with torch.no_grad():
-        for step in steps:
-            _loss(model, step, examples, table, targets, settings)
+        yield
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
@@ -437,6 +430,8 @@ def train(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     encoder = load_text_encoder(settings.model.text_encoder) if text_encoder is None else text_encoder
+    # "clip:FOLDER" is how a user says where the weights lie; a checkpoint holds no paths.
+    settings = replace(settings, model=replace(settings.model, text_encoder=encoder.name))
     if masks is None:
         settings = replace(settings, region_weight=0.0)
     run = _run_digest(settings, data.digest, encoder.sha256)
@@ -566,7 +561,9 @@ def _fit(
             if is_epoch_end:
                 first = max(0, state.step - math.ceil(SETTLE_CASES / settings.batch))
                 recent = _steps(train_set, settings, first, state.step)
-                settle_norms(model, recent, train_set, table, targets, settings)
+                with settled_norms(model):
+                    for past in recent:
+                        _loss(model, past, train_set, table, targets, settings)
                 figures = validate(model, val_set, table)
                 row = {"epoch": state.step // per_epoch, **state.sums, "scale": model.scale().item(), **figures}
                 state.history.append(row)
