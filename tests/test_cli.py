@@ -228,3 +228,9 @@ def test_a_refusal_is_the_only_line_where_nobody_watches_a_bar(tmp_path: Path) -
     answer = run("curate", tmp_path / "empty", tmp_path / "out")
     assert answer.returncode == 2
     assert answer.stderr.count("\n") == 1
+
+
+def test_whatever_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    too_long = "x" * 300
+    assert "File name too long" in refused("info", too_long)
+    assert "File name too long" in refused("phantoms", tmp_path / too_long, "--cases", 1)

@@ -456,9 +456,7 @@ def main() -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _stop("no space left on the disk; nothing half-written was kept: free some and run the same command again")
-        if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
-            _stop(f"{error.strerror}: {error.filename}")
-        raise
+        _stop(f"{error.strerror}: {error.filename}" if error.filename is not None else str(error))
     except ModuleNotFoundError as error:
         extra = _EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
