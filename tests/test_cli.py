@@ -1,8 +1,10 @@
 """The command line as a user types it: words, exit codes, one clear line for a mistake, documentation."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -234,3 +236,15 @@ def test_whatever_the_system_refuses_is_one_line(tmp_path: Path) -> None:
     too_long = "x" * 300
     assert "File name too long" in refused("info", too_long)
     assert "File name too long" in refused("phantoms", tmp_path / too_long, "--cases", 1)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medfinder.cli", "phantoms", str(tmp_path / "out"), "--cases", "1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "out").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert told == "medfinder: stopped; run the same command again to go on\n"

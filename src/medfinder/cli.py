@@ -39,6 +39,8 @@ _EXTRA_OF = {
 # An index is open in one process at a time: two searches queue for this long.
 _WAIT_S = 10.0
 
+_STOPPED = "medfinder: stopped; run the same command again to go on\n"
+
 app = typer.Typer(
     name="medfinder",
     help="Find 3-D CT examinations by what a radiologist would say about them, and reports by a CT.\n\n"
@@ -462,8 +464,13 @@ def main() -> None:
         if extra is None:
             raise
         _stop(str(MissingExtraError(str(error.name), extra)))
+    except SystemExit as end:
+        # Typer makes of Ctrl-C an exit code without a word: SystemExit while handling its Exit, raised from this.
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            sys.stderr.write(_STOPPED)
+        raise
     except KeyboardInterrupt:
-        sys.stderr.write("medfinder: stopped; run the same command again to go on\n")
+        sys.stderr.write(_STOPPED)
         raise SystemExit(130) from None
 
 
