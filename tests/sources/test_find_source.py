@@ -10,6 +10,7 @@ from medfinder.errors import ConfigError, VolumeError
 from medfinder.records import Dropped, Study
 from medfinder.sources import SOURCES, find_reader, find_source
 from medfinder.sources.files import hash_id, is_dicom, walk_files
+from medfinder.sources.phantoms.write import write_phantoms
 from medfinder.volume import read_volume
 
 
@@ -149,3 +150,10 @@ def test_phantoms_refuse_a_table(tmp_path: Path) -> None:
     (tmp_path / "studies.jsonl").write_text("")
     with pytest.raises(ConfigError, match="bring their reports"):
         list(SOURCES["phantoms"](tmp_path, table=tmp_path / "t.csv"))
+
+
+def test_phantoms_that_were_not_finished_are_no_folder_of_real_cts(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "phantoms", studies=1, seed=1, size=48)
+    (tmp_path / "phantoms" / "studies.jsonl").unlink()  # it is written last
+    with pytest.raises(ConfigError, match="were not finished; run the same medfinder phantoms command again"):
+        find_source(tmp_path / "phantoms")

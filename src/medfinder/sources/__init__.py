@@ -40,6 +40,10 @@ def find_source(path: Path) -> str:
         raise ConfigError(f"{path} does not exist; give a folder of CTs or one CT file")
     if (path / phantoms_folder.STUDIES_FILE).is_file():
         return "phantoms"
+    if phantoms_folder.is_unfinished(path):
+        raise ConfigError(
+            f"{path} holds phantoms that were not finished; run the same medfinder phantoms command again"
+        )
     volumes = has_dicom = False
     files = 0
     for file in walk_files(path):

@@ -4,6 +4,7 @@ In: a folder with ``studies.jsonl``, one ``Study`` a line, paths relative to the
 order of the file, paths absolute. Set aside: a line that is no study, or whose volume lies outside the folder.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,16 @@ from medfinder.errors import ConfigError
 from medfinder.records import Dropped, Study
 
 STUDIES_FILE = "studies.jsonl"
+KIND = "medfinder phantoms"
+
+
+def is_unfinished(path: Path) -> bool:
+    """Tell whether ``medfinder phantoms`` was ended here before it wrote its list of studies."""
+    try:
+        found = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("kind") == KIND and not (path / STUDIES_FILE).exists()
 
 
 def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:

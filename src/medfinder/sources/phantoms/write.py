@@ -25,11 +25,11 @@ from medfinder.records import Series, Study
 from medfinder.sources.phantoms.plan import StudyPlan, VolumePlan, draw_study
 from medfinder.sources.phantoms.render import Rendered, render
 from medfinder.sources.phantoms.report import write_report
+from medfinder.sources.phantoms_folder import KIND
 from medfinder.workers import open_pool
 
 Progress = Callable[[int, int], None]
 
-_KIND = "medfinder phantoms"
 _PROVENANCE = "provenance.json"
 _STUDIES = "studies.jsonl"
 
@@ -62,7 +62,7 @@ def write_phantoms(
     Raises:
         ConfigError: ``out`` holds something else.
     """
-    settings = {"kind": _KIND, "generator": GENERATOR, "seed": seed, "size": size}
+    settings = {"kind": KIND, "generator": GENERATOR, "seed": seed, "size": size}
     _claim(out, settings)
     lines = []
     for line in _write_all([_Job(out, number, seed, size) for number in range(studies)], workers):
@@ -87,7 +87,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         found = json.loads((out / _PROVENANCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = {}
-    if not isinstance(found, dict) or found.get("kind") != _KIND:
+    if not isinstance(found, dict) or found.get("kind") != KIND:
         raise ConfigError(f"{out} holds something else than phantoms; give an empty or new folder")
     for key, value in settings.items():
         if found.get(key) != value:
