@@ -68,4 +68,6 @@ def import_transformers() -> Any:
         import transformers
     except ImportError:
         raise MissingExtraError("transformers", "model") from None
+    # Ours are the only bars that a user should see.
+    transformers.utils.logging.disable_progress_bar()
     return transformers
