@@ -155,5 +155,5 @@ def test_phantoms_refuse_a_table(tmp_path: Path) -> None:
 def test_phantoms_that_were_not_finished_are_no_folder_of_real_cts(tmp_path: Path) -> None:
     write_phantoms(tmp_path / "phantoms", studies=1, seed=1, size=48)
     (tmp_path / "phantoms" / "studies.jsonl").unlink()  # it is written last
-    with pytest.raises(ConfigError, match="were not finished; run the same phantoms command again"):
+    with pytest.raises(ConfigError, match="were not finished; run the same medfinder phantoms command again"):
         find_source(tmp_path / "phantoms")
