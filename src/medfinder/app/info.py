@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medfinder.curation.dataset import Dataset, read_provenance
+from medfinder.curation.dataset import Dataset, is_dataset
 from medfinder.curation.statistics import describe
 from medfinder.retrieval.index import SearchIndex, is_index
 from medfinder.volume import body_region, list_dicom_series, read_volume
@@ -27,7 +27,7 @@ def describe_path(path: Path) -> dict[str, Any]:
         from medfinder.models.checkpoint import describe_checkpoint
 
         return {"kind": "checkpoint", **_plain(describe_checkpoint(path))}
-    if read_provenance(path) is not None:
+    if is_dataset(path):
         return {"kind": "dataset", **_plain(describe(Dataset.open(path)))}
     if path.is_dir():
         series = list_dicom_series(path)

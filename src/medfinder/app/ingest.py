@@ -1,7 +1,7 @@
 """One's own CTs into an index: a folder is either a dataset already, or is curated into one beside the index.
 
 In: a dataset folder, or a folder of CTs as they come from a scanner or PACS export. Out: an open dataset on the model's
-grid. Refused: what curation refuses.
+grid. Refused: an unfinished or damaged dataset, and what curation refuses.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medfinder.curation.curate import CurationSettings, curate
-from medfinder.curation.dataset import Dataset, read_provenance
+from medfinder.curation.dataset import Dataset, is_dataset
 from medfinder.volume import Grid
 
 # Ours: reports are not needed to look for CTs, and a partial chest is still worth finding.
@@ -24,7 +24,7 @@ def open_or_curate(
     Args:
         beside: the index; the dataset made is ``<beside>.cases/<digest of the source's path>``.
     """
-    if read_provenance(source) is not None:
+    if is_dataset(source):
         return Dataset.open(source)
     place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:12]
     out = beside.with_name(f"{beside.name}.cases") / place

@@ -87,6 +87,8 @@ def curate(
         DatasetError: the table cannot be used, or the disk refuses (full, read-only).
     """
     settings = settings or CurationSettings()
+    if folder.is_dataset(source):
+        raise ConfigError(f"{source} is a dataset already; give the raw examinations that it was made of")
     kind = find_source(source) if source_kind == "auto" else source_kind
     read = find_reader(kind)
     remarks: list[str] = []

@@ -190,6 +190,11 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.get("kind") == KIND else None
 
 
+def is_dataset(path: Path) -> bool:
+    """Tell whether a folder is a dataset, be it unfinished or damaged: opening it then says what is the matter."""
+    return read_provenance(path) is not None or (path / CASES).is_file() or (path / WORK).is_dir()
+
+
 def _say_what_lies_at(path: Path) -> str:
     if not path.exists():
         return f"{path} does not exist; expected a dataset folder, made by: medfinder curate SOURCE {path}"
