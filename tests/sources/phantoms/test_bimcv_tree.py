@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from medfinder.errors import ConfigError, MedFinderError
 from medfinder.sources.phantoms import bimcv_tree
@@ -206,7 +206,7 @@ def test_radiographs_are_grey_pictures(tree: Path) -> None:
     pictures = sorted(tree.rglob("*.png"))
     assert pictures
     for path in pictures:
-        grey = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        grey = np.asarray(Image.open(path))
         assert grey.dtype == np.uint8
         assert grey.ndim == 2
         assert grey.min() == 0
