@@ -248,3 +248,18 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert out == ""
     assert told == "medfinder: stopped; run the same command again to go on\n"
+
+
+def test_a_disk_without_room_leaves_no_half_written_file(tmp_path: Path, samples: Path) -> None:
+    script = (  # the system allows files of a hundred bytes
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from medfinder.cli import main;"
+        "sys.argv[0] = 'medfinder'; main()"
+    )
+    for words in (
+        ("curate", "--template", str(tmp_path / "reports.csv")),
+        ("embed", str(samples / "LIDC-IDRI-0314.nii.gz"), "--out", str(tmp_path / "vector.npy")),
+    ):
+        answer = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+        assert answer.returncode == 2, answer.stderr
+        assert "File too large" in answer.stderr
+        assert not list(tmp_path.iterdir())

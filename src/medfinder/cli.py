@@ -6,6 +6,7 @@ and remarks go to standard error. Refused: whatever a room refuses, as one line 
 
 import contextlib
 import errno
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -323,6 +324,7 @@ def embed(
     import numpy as np
 
     from medfinder.models.checkpoint import load_model
+    from medfinder.sources.files import write_whole
     from medfinder.volume import body_region, standardise_file
 
     encoder = load_model(model)
@@ -330,7 +332,9 @@ def embed(
     region = body_region(volume)
     vector = encoder.encode_volumes([volume.hu])[0]
     if out is not None:
-        np.save(out, vector)
+        content = io.BytesIO()
+        np.save(content, vector)
+        write_whole(out, content.getvalue())
     if region.name != "chest":
         _remark(f"caution: {region.reason}")
     if as_json:

@@ -5,6 +5,7 @@ that may identify a patient. Hidden files are passed over: they are remnants of 
 ``.DS_Store``).
 """
 
+import contextlib
 import hashlib
 import os
 import unicodedata
@@ -114,3 +115,19 @@ def fingerprint(path: Path) -> str:
         file.seek(max(0, size - _EDGE_BYTES))
         tail = file.read(_EDGE_BYTES)
     return hashlib.sha256(b"%d\0" % size + head + tail).hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a full disk leaves what was there before.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise

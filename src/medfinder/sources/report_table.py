@@ -17,7 +17,7 @@ from pathlib import Path
 
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.records import Dropped, Finding, Language, Sex
-from medfinder.sources.files import hash_id
+from medfinder.sources.files import hash_id, write_whole
 
 # name -> what stands in it; the template and the messages speak from here.
 COLUMNS: dict[str, str] = {
@@ -166,7 +166,7 @@ def write_template(path: Path) -> None:
     writer.writerows([f"# {name}: {meaning}"] for name, meaning in COLUMNS.items())
     writer.writerow(COLUMNS)
     writer.writerows(_EXAMPLES)
-    path.write_text(text.getvalue(), encoding="utf-8")
+    write_whole(path, text.getvalue().encode())
 
 
 def refuse_row(study_id: str, source: str, reason: str, detail: str) -> Dropped:
