@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from medfinder.volume import Grid
 
 # Scores are cosines times exp(log_scale). Bounds as in CLIP (Radford et al. 2021): at most 100.
 MAX_LOG_SCALE = math.log(100.0)
+
+# Frozen sentence vectors kept in memory: about 20 kB each.
+_SENTENCES_KEPT = 4096
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class MedFinderEncoder:
         self.is_synthetic = is_synthetic
         self.width = model.settings.width
         self.grid = model.grid
-        self._text_encoder = text_encoder
+        # Each sentence alone, so that a vector never depends on what else is asked; reports share many sentences.
+        self._tokens_of = lru_cache(_SENTENCES_KEPT)(lambda sentence: text_encoder.encode([sentence])[0])
 
     def encode_volumes(self, hu: Sequence[np.ndarray]) -> np.ndarray:
         """Embed volumes standardised on ``grid``; (n, width) float32, rows of length 1.
@@ -126,7 +131,7 @@ class MedFinderEncoder:
         rows = []
         with torch.inference_mode():
             for sentences in texts:
-                tokens = self._text_encoder.encode(sentences)
+                tokens = [self._tokens_of(sentence) for sentence in sentences]
                 batch = batch_sentences([range(len(sentences))], tokens)
                 rows.append(self.model.embed_texts(batch)[0].numpy())
         return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
