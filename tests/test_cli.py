@@ -263,3 +263,20 @@ def test_a_disk_without_room_leaves_no_half_written_file(tmp_path: Path, samples
         assert answer.returncode == 2, answer.stderr
         assert "File too large" in answer.stderr
         assert not list(tmp_path.iterdir())
+
+
+def test_wrong_options_are_told_in_one_line(tmp_path: Path) -> None:
+    assert "--cases" in refused("phantoms", tmp_path / "out", "--cases", 0)
+    assert "--size" in refused("phantoms", tmp_path / "out", "--size", "large")
+    assert "--colour" in refused("phantoms", tmp_path / "out", "--colour", "red")
+    assert "medfinder index --help" in refused("index", tmp_path)
+    assert "flibber" in refused("flibber")
+    answer = run("phantoms", tmp_path / "out", "--cases", 0)
+    assert answer.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_words_at_all_show_the_help() -> None:
+    answer = run()
+    assert answer.returncode == 0
+    assert "Usage: medfinder [OPTIONS] COMMAND" in answer.stdout

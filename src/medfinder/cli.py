@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -40,13 +40,16 @@ _EXTRA_OF = {
 # An index is open in one process at a time: two searches queue for this long.
 _WAIT_S = 10.0
 
-_STOPPED = "medfinder: stopped; run the same command again to go on\n"
+# The exit code of a process that Ctrl-C ended; Typer turns KeyboardInterrupt into it, too.
+_INTERRUPTED = 130
+
+# Root of what Typer says of wrong words and options; it has no public name.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="medfinder",
     help="Find 3-D CT examinations by what a radiologist would say about them, and reports by a CT.\n\n"
     "Research software: not for diagnosis.",
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -215,8 +218,8 @@ def train(
     with _progress("training") as progress:
         summary = run(dataset, out, settings, masks=masks, resume=not fresh, progress=progress)
     if not summary.is_finished:
-        _remark(f"stopped after {summary.epochs} epochs; run the same command again to go on")
-        raise typer.Exit(130)
+        _remark(f"{summary.epochs} epochs are done")
+        raise typer.Exit(_INTERRUPTED)
     best = f"epoch {summary.best_epoch} of {summary.epochs} was best"
     _remark(f"checkpoint in {out}: {best}, {_as_figures(summary.figures)}")
 
@@ -456,7 +459,11 @@ def _stop(message: str) -> NoReturn:
 def main() -> None:
     """Run the command line: our own errors become one line and exit code 2."""
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], prog_name="medfinder", standalone_mode=False)
+    except _UsageError as error:
+        wrong = cast(typer.BadParameter, error)
+        see = wrong.ctx.command_path if wrong.ctx else "medfinder"
+        _stop(f"{wrong.format_message().rstrip('.')}; see {see} --help")
     except MedFinderError as error:
         _stop(" ".join(str(error).split()))
     except OSError as error:
@@ -468,14 +475,11 @@ def main() -> None:
         if extra is None:
             raise
         _stop(str(MissingExtraError(str(error.name), extra)))
-    except SystemExit as end:
-        # Typer makes of Ctrl-C an exit code without a word: SystemExit while handling its Exit, raised from this.
-        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
-            sys.stderr.write(_STOPPED)
-        raise
     except KeyboardInterrupt:
-        sys.stderr.write(_STOPPED)
-        raise SystemExit(130) from None
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        sys.stderr.write("medfinder: stopped; run the same command again to go on\n")
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":
