@@ -240,7 +240,13 @@ def test_whatever_the_system_refuses_is_one_line(tmp_path: Path) -> None:
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "medfinder.cli", "phantoms", str(tmp_path / "out"), "--cases", "1000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A suite that runs in the background inherits an ignored SIGINT, and its children would never hear of it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with started as process:
         while not (tmp_path / "out").exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
