@@ -1,12 +1,14 @@
 """The command line as a user types it: words, exit codes, one clear line for a mistake, documentation."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from medfinder.cli import app
@@ -238,18 +240,26 @@ def test_whatever_the_system_refuses_is_one_line(tmp_path: Path) -> None:
     assert "File name too long" in refused("phantoms", tmp_path / too_long, "--cases", 1)
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "medfinder.cli", "phantoms", str(tmp_path / "out"), "--cases", "1000"]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, workers: int) -> None:
+    words = ("phantoms", str(tmp_path / "out"), "--cases", "1000", "--workers", str(workers))
+    command = [sys.executable, "-m", "medfinder.cli", *words]
+    pipe = subprocess.PIPE
     # A suite that runs in the background inherits an ignored SIGINT, and its children would never hear of it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # A terminal sends Ctrl-C to every process of its foreground group: the child gets a group of its own.
+        started = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     finally:
         signal.signal(signal.SIGINT, before)
     with started as process:
-        while not (tmp_path / "out").exists() and process.poll() is None:
+        # Worst while workers start, before any of their code could look after itself; one child is Python's own.
+        while process.poll() is None and not (tmp_path / "out").exists():
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        while process.poll() is None and workers > 1 and len(psutil.Process(process.pid).children()) <= workers:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
         out, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
