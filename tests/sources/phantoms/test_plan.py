@@ -1,11 +1,12 @@
 """Plans of phantoms: the same for everyone, with findings as common and as joined as in life."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
 from medfinder.records import Finding
-from medfinder.sources.phantoms.plan import StudyPlan, draw_studies, draw_study
+from medfinder.sources.phantoms.plan import LASTING, StudyPlan, draw_studies, draw_study
 from medfinder.sources.phantoms.vocabulary import FINDINGS, LEVELS, LOBES
 
 
@@ -41,7 +42,8 @@ def test_ids_are_unique_and_say_phantom(plans: list[StudyPlan]) -> None:
 
 def test_some_patients_have_several_studies_and_some_studies_several_volumes(plans: list[StudyPlan]) -> None:
     per_patient = Counter(plan.patient.patient_id for plan in plans)
-    assert 0.3 < sum(count > 1 for count in per_patient.values()) / len(per_patient) < 0.4
+    visits = Counter(per_patient.values())
+    assert visits == {1: 2000, 2: 400, 3: 400}
     assert 0.07 < sum(len(plan.volumes) == 2 for plan in plans) / len(plans) < 0.13
     both = [{volume.kernel for volume in plan.volumes} for plan in plans if len(plan.volumes) == 2]
     assert all(kernels == {"soft", "lung"} for kernels in both)
@@ -51,10 +53,41 @@ def test_studies_of_one_patient_share_the_body_but_not_the_findings(plans: list[
     by_patient: dict[str, list[StudyPlan]] = {}
     for plan in plans:
         by_patient.setdefault(plan.patient.patient_id, []).append(plan)
-    pairs = [several for several in by_patient.values() if len(several) == 2]
+    pairs = [pair for several in by_patient.values() for pair in pairwise(several)]
     assert all(first.patient == second.patient for first, second in pairs)
     assert sum(first.findings != second.findings for first, second in pairs) / len(pairs) > 0.9
-    assert all(first.date_offset_days == 0 < second.date_offset_days for first, second in pairs)
+    assert all(several[0].date_offset_days == 0 for several in by_patient.values())
+    assert all(first.date_offset_days < second.date_offset_days for first, second in pairs)
+
+
+def test_what_lasts_is_there_again_as_it_was(plans: list[StudyPlan]) -> None:
+    last: dict[str, StudyPlan] = {}
+    stayed, hidden = 0, []
+    for plan in plans:
+        before = last.get(plan.patient.patient_id)
+        last[plan.patient.patient_id] = plan
+        now = {finding.name: finding for finding in plan.findings}
+        for finding in before.findings if before else ():
+            if finding.name not in LASTING:
+                continue
+            if finding.name not in now:
+                hidden.append(finding.name)
+                continue
+            stayed += 1
+            # A thickened pleura is told at its apex when fluid covers its base.
+            assert now[finding.name] == finding or finding.name == "pleural thickening"
+    assert len(hidden) < 0.02 * stayed
+    assert set(hidden) <= {"calcified granuloma", "bronchiectasis"}
+
+
+def test_nothing_lies_in_a_lobe_that_something_else_fills(plans: list[StudyPlan]) -> None:
+    for plan in plans:
+        have = {finding.name: (finding.laterality, finding.location) for finding in plan.findings}
+        grades = {finding.name: finding.grade for finding in plan.findings}
+        for filling in ("mass", "consolidation", "atelectasis"):
+            if filling in have and grades[filling] not in ("laminar", "passive"):
+                others = [name for name, place in have.items() if place == have[filling] and name != filling]
+                assert others in ([], ["atelectasis"]), (plan.study_id, filling)
 
 
 def test_every_finding_is_about_as_common_as_the_vocabulary_says(plans: list[StudyPlan]) -> None:

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from medfinder.records import Finding
 from medfinder.sources.phantoms.anatomy import SIGN, Anatomy
 from medfinder.sources.phantoms.canvas import AIR_HU, Array, Box, Point, f32, ramp
+from medfinder.sources.phantoms.plan import LASTING
 
 # A voxel shows a finding from this coverage on.
 _SHOWN = 0.25
 
-# Stream of the study's seed; the finding's place in the plan is added.
+# Stream of the seed of the study, or of the patient; the finding's place among the painters is added.
 _FINDING = 5
 
 _DEGREE = {"mild": 0, "moderate": 1, "severe": 2, "small": 0, "large": 2}
@@ -65,10 +66,10 @@ def paint_findings(chest: Anatomy) -> npt.NDArray[np.uint32]:
     masks = np.zeros(chest.canvas.shape, np.uint32)
     order = list(PAINTERS)
     for place in sorted(range(len(findings)), key=lambda place: order.index(findings[place].name)):
-        scene = Scene(chest, np.zeros(chest.canvas.shape, np.bool_))
-        PAINTERS[findings[place].name](
-            scene, findings[place], np.random.default_rng([chest.study.seed, _FINDING, place])
-        )
+        scene, name = Scene(chest, np.zeros(chest.canvas.shape, np.bool_)), findings[place].name
+        # What lasts is found where it was at the patient's earlier study.
+        seed = chest.patient.seed if name in LASTING else chest.study.seed
+        PAINTERS[name](scene, findings[place], np.random.default_rng([seed, _FINDING, order.index(name)]))
         masks |= scene.mask.astype(np.uint32) << np.uint32(place)
     return masks
 

@@ -34,7 +34,7 @@ _PROVENANCE = "provenance.json"
 _STUDIES = "studies.jsonl"
 
 # Raised when the same seed gives other voxels or reports than before.
-GENERATOR = 1
+GENERATOR = 2
 
 # Stream of the study's seed from which its report is written.
 _REPORT = 6
