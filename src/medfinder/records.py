@@ -36,6 +36,29 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class SeriesTags:
+    """What headers or side files say of a series before a voxel is read; empty or None where they do not say.
+
+    Named after the DICOM keywords that they hold. Free text among them may name a patient: it is judged, never stored.
+
+    Attributes:
+        slices: images of the series, or voxels along its slowest axis.
+        has_contrast: ContrastBolusAgent is given.
+    """
+
+    modality: str = ""
+    image_type: tuple[str, ...] = ()
+    series_description: str = ""
+    series_number: int | None = None
+    convolution_kernel: str = ""
+    slice_thickness_mm: float | None = None
+    body_part_examined: str = ""
+    patient_position: str = ""
+    slices: int | None = None
+    has_contrast: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """One CT series of a study: where its voxels lie, before they are read.
 
@@ -43,11 +66,48 @@ class Series:
         series_id: unique within its study.
         path: a volume file, or the folder that holds the DICOM files.
         series_instance_uid: picks one series where a folder holds several.
+        rescale: RescaleSlope and RescaleIntercept that a side file tells, for files that hold stored values and do not
+            say how to get HU; None when the file is to be taken at its word.
     """
 
     series_id: str
     path: Path
     series_instance_uid: str | None = None
+    tags: SeriesTags = SeriesTags()
+    rescale: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the images and what the report say of one and the same thing; the pairing audit compares them.
+
+    Attributes:
+        what: ``"patient"``, ``"session"``, ``"accession number"``, ``"date"``, ``"body part"``, ``"modality"``,
+            ``"sex"`` or ``"age"``.
+        image: what the images' path or tags say: a hash for whatever may identify a patient; empty when nothing.
+        report: what the report's row says, in the same form.
+    """
+
+    what: str
+    image: str
+    report: str
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why a person should look at a case before it is trusted: one item of the review queue.
+
+    Attributes:
+        stage: ``"quality"``, ``"pairing"``, ``"deidentification"``, ``"translation"`` or ``"diagnosis"``.
+        reason: short stable code, e.g. ``"laterality differs"``.
+        detail: one sentence with the figures behind it; no report text, no patient data.
+        holds: the case is kept out of the dataset until a person has decided.
+    """
+
+    stage: str
+    reason: str
+    detail: str
+    holds: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +122,7 @@ class Study:
         report_en: an English version, where the source brings one.
         findings: what is known to be there (truth of a phantom, expert labels); empty when unknown.
         date_offset_days: days since the patient's first study.
+        claims: what images and report say of the same things.
         is_synthetic: no real patient stands behind it.
     """
 
@@ -76,6 +137,7 @@ class Study:
     age_years: int | None = None
     sex: Sex | None = None
     date_offset_days: int | None = None
+    claims: tuple[Claim, ...] = ()
     is_synthetic: bool = False
 
 

@@ -1,0 +1,15 @@
+"""The command line: every stage is one command, folder in, folder out.
+
+In: words typed by a person. Out: a table for people or, with ``--json``, one JSON value on standard output; progress
+and remarks go to standard error. Refused: whatever a room refuses, as one line and exit code 2. No logic lives here.
+"""
+
+from importlib import import_module
+
+from medfinder.cli.face import app, main
+
+# Each module brings its commands; help lists them in this order.
+for _module in ("build", "ask"):
+    import_module(f"{__name__}.{_module}")
+
+__all__ = ["app", "main"]

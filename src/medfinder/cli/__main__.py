@@ -1,0 +1,5 @@
+"""Run the command line: ``python -m medfinder.cli``."""
+
+from medfinder.cli import main
+
+main()

@@ -1,0 +1,166 @@
+"""From an index to answers: search, evaluate, embed, info, demo."""
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from medfinder.cli.face import (
+    AsJson,
+    ModelPath,
+    Workers,
+    app,
+    examples,
+    existing,
+    print_json,
+    progress_bar,
+    read_text,
+    remark,
+    show_facts,
+)
+from medfinder.records import Hit
+
+# An index is open in one process at a time: two searches queue for this long.
+_WAIT_S = 10.0
+
+
+@app.command(
+    epilog=examples(
+        'medfinder search my-index --text "left pleural effusion with passive atelectasis, no adenopathy"',
+        "medfinder search my-index --keyword GGO -k 10 --where 'sex = F and age >= 60'",
+        "medfinder search my-index --ct /data/ct/patient.nii.gz",
+        "medfinder search my-index --report @report.txt --json",
+    )
+)
+def search(
+    index: Annotated[Path, typer.Argument(help="Index folder.")],
+    text: Annotated[str | None, typer.Option(help="A few words, English or Spanish.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="A CT file, or a DICOM folder of one series.")] = None,
+    report: Annotated[str | None, typer.Option(help="A whole report, or @FILE to read it from.")] = None,
+    keyword: Annotated[str | None, typer.Option(help="A finding by any of its names, e.g. GGO.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
+    where: Annotated[str | None, typer.Option(help="Filter, e.g. 'sex = F and age >= 60'.")] = None,
+    model: ModelPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the most similar examinations, by words, by a report or by a CT."""
+    from medfinder.models.checkpoint import load_model
+    from medfinder.records import Query
+    from medfinder.retrieval.index import SearchIndex
+    from medfinder.retrieval.search import Searcher
+
+    query = Query(text=text, report=read_text(report), keyword=keyword, ct=ct, where=where, k=k)
+    with SearchIndex.open(index, wait_s=_WAIT_S) as opened:
+        hits = Searcher(opened, load_model(model)).search(query)
+    if as_json:
+        print_json([_hit_as_dict(hit) for hit in hits])
+    else:
+        _show_hits(hits)
+
+
+@app.command(
+    epilog=examples("medfinder evaluate dataset", "medfinder evaluate dataset --split val --model checkpoint --json")
+)
+def evaluate(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    model: ModelPath = None,
+    split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap; nothing else is random.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Print the field's tables: R@K, MdR and MnR in both directions, keyword P@K, with N, chance and intervals."""
+    from medfinder.curation.dataset import Dataset
+    from medfinder.evaluation.evaluate import evaluate as run
+    from medfinder.evaluation.report import as_markdown
+    from medfinder.models.checkpoint import load_model
+
+    with progress_bar("embedding") as progress:
+        result = run(Dataset.open(dataset), load_model(model), split, seed=seed, progress=progress)
+    if as_json:
+        print_json(result)
+    else:
+        sys.stdout.write(as_markdown(result))
+
+
+@app.command(
+    epilog=examples("medfinder embed chest.nii.gz --json", "medfinder embed /data/dicom/series1 --out vector.npy")
+)
+def embed(
+    ct: Annotated[Path, typer.Argument(help="A CT file, or a DICOM folder of one series.")],
+    model: ModelPath = None,
+    out: Annotated[Path | None, typer.Option(help="Write the vector as a NumPy file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give the embedding of one CT: a unit vector, nearer means more alike."""
+    import numpy as np
+
+    from medfinder.models.checkpoint import load_model
+    from medfinder.sources.files import write_whole
+    from medfinder.volume import body_region, standardise_file
+
+    encoder = load_model(model)
+    volume = standardise_file(existing(ct), encoder.grid)
+    region = body_region(volume)
+    vector = encoder.encode_volumes([volume.hu])[0]
+    if out is not None:
+        content = io.BytesIO()
+        np.save(content, vector)
+        write_whole(out, content.getvalue())
+    if region.name != "chest":
+        remark(f"caution: {region.reason}")
+    if as_json:
+        facts = {"model": encoder.name, "digest": encoder.digest, "region": region.name, "width": encoder.width}
+        print_json({**facts, "embedding": [round(float(value), 7) for value in vector]})
+    elif out is None:
+        sys.stdout.write(" ".join(f"{value:.7f}" for value in vector) + "\n")
+
+
+@app.command(epilog=examples("medfinder info chest.nii.gz", "medfinder info dataset", "medfinder info my-index --json"))
+def info(
+    path: Annotated[Path, typer.Argument(help="A volume, DICOM folder, dataset, checkpoint or index.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a path holds."""
+    from medfinder.app.info import describe_path
+
+    facts = describe_path(existing(path))
+    if as_json:
+        print_json(facts)
+    else:
+        show_facts(facts)
+
+
+@app.command(epilog=examples("medfinder demo", "medfinder demo --out /tmp/demo --cases 100"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    cases: Annotated[int, typer.Option(min=20, help="How many phantom studies.")] = 300,
+    workers: Workers = 2,
+) -> None:
+    """Run the main job: make, curate, index, search and evaluate phantoms and real sample CTs."""
+    from medfinder.app.demo import run_demo
+
+    run_demo(out, cases=cases, workers=workers, bar=progress_bar)
+
+
+def _hit_as_dict(hit: Hit) -> dict[str, Any]:
+    facts = asdict(hit)
+    facts["volume"] = None if hit.volume is None else str(hit.volume)
+    return facts
+
+
+def _show_hits(hits: Sequence[Hit]) -> None:
+    from medfinder.app.tables import hits_table
+
+    console = Console(highlight=False, emoji=False)
+    if not hits:
+        console.print("no case passes the filter")
+        return
+    console.print(hits_table(hits))
+    for caution in dict.fromkeys(hit.caution for hit in hits if hit.caution):
+        console.print(f"caution: {caution}", style="yellow", markup=False)
+    console.print("Not for diagnosis.", style="dim")

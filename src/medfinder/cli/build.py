@@ -1,0 +1,184 @@
+"""From raw studies to a searchable index: phantoms, curate, train, index."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medfinder.cli.face import (
+    INTERRUPTED,
+    AsJson,
+    ModelPath,
+    Workers,
+    app,
+    examples,
+    print_json,
+    progress_bar,
+    remark,
+    show_dropped,
+)
+from medfinder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medfinder.curation.curate import Summary
+
+
+@app.command(
+    epilog=examples(
+        "medfinder phantoms phantoms --cases 300 --seed 7",
+        "medfinder phantoms big --cases 2 --seed 1 --size 256",
+        "medfinder phantoms raw --cases 50 --seed 3 --raw-bimcv",
+    )
+)
+def phantoms(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    cases: Annotated[int, typer.Option(min=1, help="How many studies.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes, on every machine.")] = 0,
+    size: Annotated[int, typer.Option(min=48, max=512, help="Voxels along each axis.")] = 64,
+    raw_bimcv: Annotated[
+        bool, typer.Option("--raw-bimcv", help="Write the raw BIMCV COVID-19+ tree, faults included.")
+    ] = False,
+    workers: Workers = 1,
+) -> None:
+    """Make synthetic chest CT studies with Spanish and English reports."""
+    from medfinder.sources.phantoms.bimcv_tree import write_bimcv_tree
+    from medfinder.sources.phantoms.write import write_phantoms
+
+    write = write_bimcv_tree if raw_bimcv else write_phantoms
+    with progress_bar("phantoms") as progress:
+        write(out, studies=cases, seed=seed, size=size, workers=workers, progress=progress)
+    remark(f"{cases} synthetic studies in {out}")
+
+
+@app.command(
+    epilog=examples(
+        "medfinder curate phantoms dataset",
+        "medfinder curate /data/pacs_export dataset --table reports.csv --workers 2",
+        "medfinder curate scans dataset --no-report-needed",
+        "medfinder curate --template reports.csv",
+    )
+)
+def curate(
+    source: Annotated[Path | None, typer.Argument(help="Raw examinations: phantoms, DICOM or NIfTI/NRRD/MHA.")] = None,
+    out: Annotated[Path | None, typer.Argument(help="Dataset folder to make.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Report table (CSV/TSV); --template writes an example.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with curation settings.")] = None,
+    kind: Annotated[str, typer.Option("--source", help="What SOURCE is; found out by itself.")] = "auto",
+    no_report_needed: Annotated[
+        bool, typer.Option("--no-report-needed", help="Keep studies without a report (to index one's own CTs).")
+    ] = False,
+    min_dimension: Annotated[
+        int | None, typer.Option(min=1, help="Fewest voxels on any axis. The paper: 96; phantoms: their own size.")
+    ] = None,
+    template: Annotated[Path | None, typer.Option(help="Write an example report table here and stop.")] = None,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Turn raw examinations into a dataset: every study becomes a case, or is set aside with its reason."""
+    from medfinder.config import build_settings, merge, read_toml
+    from medfinder.curation.curate import CurationSettings
+    from medfinder.curation.curate import curate as run
+    from medfinder.sources.report_table import write_template
+
+    if template is not None:
+        write_template(template)
+        remark(f"wrote {template}: fill it in, then pass it with --table")
+        return
+    if source is None or out is None:
+        raise ConfigError("curate needs SOURCE and OUT, e.g.: medfinder curate phantoms dataset")
+    given: dict[str, Any] = {}
+    if no_report_needed:
+        given["require_report"] = False
+    if min_dimension is not None:
+        given["min_dimension"] = min_dimension
+    values = merge(read_toml(config) if config else {}, given)
+    settings = build_settings(CurationSettings, values, where=str(config or "options"))
+    with progress_bar("curating") as progress:
+        summary = run(source, out, settings, source_kind=kind, table=table, workers=workers, progress=progress)
+    _show_summary(summary, out, as_json)
+
+
+@app.command(
+    epilog=examples(
+        "medfinder train dataset checkpoint --preset medfinder",
+        "medfinder train dataset checkpoint --config my.toml --epochs 5",
+        "medfinder train dataset checkpoint --masks phantoms",
+    )
+)
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder, made by curate.")],
+    out: Annotated[Path, typer.Argument(help="Checkpoint folder to make; a run that was killed goes on there.")],
+    preset: Annotated[str, typer.Option(help="Named settings; an unknown name lists them.")] = "medfinder",
+    config: Annotated[Path | None, typer.Option(help="TOML file laid upon the preset.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Phantoms folder that DATASET was curated from: learn where findings lie, too.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew even if a killed run could go on.")] = False,
+) -> None:
+    """Train a dual encoder on a dataset."""
+    from medfinder.config import merge, read_toml
+    from medfinder.models.train import build_train_settings
+    from medfinder.models.train import train as run
+
+    given = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
+    values = merge(read_toml(config) if config else {}, given)
+    settings = build_train_settings(preset, values)
+    with progress_bar("training") as progress:
+        summary = run(dataset, out, settings, masks=masks, resume=not fresh, progress=progress)
+    if not summary.is_finished:
+        remark(f"{summary.epochs} epochs are done")
+        raise typer.Exit(INTERRUPTED)
+    best = f"epoch {summary.best_epoch} of {summary.epochs} was best"
+    remark(f"checkpoint in {out}: {best}, {_as_figures(summary.figures)}")
+
+
+@app.command(
+    epilog=examples(
+        "medfinder index dataset my-index",
+        "medfinder index /data/pacs_export my-index",
+        "medfinder index dataset my-index --model checkpoint",
+    )
+)
+def index(
+    source: Annotated[Path, typer.Argument(help="Dataset folder, or a folder of CTs as they come.")],
+    out: Annotated[Path, typer.Argument(help="Index folder; what is there already is kept.")],
+    model: ModelPath = None,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Embed every case and put it into a search index; a folder of CTs is curated first."""
+    from medfinder.app.ingest import open_or_curate
+    from medfinder.models.checkpoint import load_model
+    from medfinder.retrieval.build import build_index
+
+    encoder = load_model(model)
+    with progress_bar("curating") as progress:
+        dataset = open_or_curate(source, beside=out, grid=encoder.grid, workers=workers, progress=progress)
+    with progress_bar("indexing") as progress:
+        summary = build_index(dataset, out, encoder, progress=progress)
+    if as_json:
+        print_json({**asdict(summary), "dropped": [asdict(row) for row in dataset.dropped]})
+        return
+    told = f"{summary.added} cases added to {out}, {summary.replaced} replaced, {summary.removed} removed"
+    remark(f"{told}, {summary.skipped} were there already; {summary.cases} in all")
+    show_dropped(dataset.dropped)
+
+
+def _as_figures(figures: Mapping[str, float]) -> str:
+    told = ", ".join(f"{name} {value:.1f}%" for name, value in figures.items() if "@" in name)
+    return f"on validation {told}"
+
+
+def _show_summary(summary: "Summary", out: Path, as_json: bool) -> None:
+    for sentence in summary.remarks:
+        remark(sentence)
+    if as_json:
+        print_json({"out": str(out), **asdict(summary)})
+        return
+    remark(f"{summary.cases} cases in {out}, {summary.dropped} set aside (dropped.parquet says why)")
+    for reason, count in summary.reasons.items():
+        remark(f"  {count} x {reason}")
