@@ -1,5 +1,6 @@
 """A folder given to index or info is a dataset or it is raw: a damaged dataset is never taken for raw CTs."""
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -59,3 +60,9 @@ def test_info_says_that_a_dataset_is_unfinished(dataset: Path) -> None:
     unfinish(dataset)
     with pytest.raises(DatasetError, match="not finished"):
         describe_path(dataset)
+
+
+def test_info_lists_the_volumes_of_a_folder(tmp_path: Path, samples: Path) -> None:
+    (tmp_path / "a").mkdir()
+    shutil.copy(samples / "LIDC-IDRI-0314.nii.gz", tmp_path / "a" / "one.nii.gz")
+    assert describe_path(tmp_path) == {"kind": "folder of volumes", "files": ["a/one.nii.gz"]}

@@ -1,4 +1,4 @@
-"""What a path holds, told in plain facts: a volume, a DICOM folder, a dataset, a checkpoint or an index.
+"""What a path holds, told in plain facts: a volume, a folder of them, phantoms, a dataset, a checkpoint or an index.
 
 In: a path. Out: a dictionary whose first entry is ``kind``. Refused: what the room that owns the thing refuses.
 """
@@ -10,6 +10,8 @@ from typing import Any
 from medfinder.curation.dataset import Dataset, is_dataset
 from medfinder.curation.statistics import describe
 from medfinder.retrieval.index import SearchIndex, is_index
+from medfinder.sources.files import is_volume_file, relative_name, walk_files
+from medfinder.sources.phantoms_folder import STUDIES_FILE
 from medfinder.volume import body_region, list_dicom_series, read_volume
 
 
@@ -29,7 +31,13 @@ def describe_path(path: Path) -> dict[str, Any]:
         return {"kind": "checkpoint", **_plain(describe_checkpoint(path))}
     if is_dataset(path):
         return {"kind": "dataset", **_plain(describe(Dataset.open(path)))}
+    if (path / STUDIES_FILE).is_file():
+        with (path / STUDIES_FILE).open("rb") as lines:
+            return {"kind": "phantoms", "is_synthetic": True, "studies": sum(1 for _ in lines)}
     if path.is_dir():
+        volumes = [file for file in walk_files(path) if is_volume_file(file)]
+        if volumes:
+            return {"kind": "folder of volumes", "files": [relative_name(file, path) for file in volumes]}
         series = list_dicom_series(path)
         if len(series) != 1:
             return {"kind": "DICOM folder", "series": [_plain(asdict(one)) for one in series]}

@@ -31,11 +31,13 @@ class Volume:
             library that wants contiguous memory.
         affine: voxel index -> mm in the patient's RAS+ frame, shape (4, 4). May be oblique or sheared.
         notes: what the reader had to mend, one sentence each, without patient data; empty when nothing.
+        padding_share: of the voxels, 0 to 1, that held padding in the file and are air now.
     """
 
     hu: Array
     affine: Affine
     notes: tuple[str, ...] = ()
+    padding_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.hu.ndim != 3:
@@ -55,6 +57,10 @@ class Volume:
         """Distance between voxel centres along x, y, z."""
         x, y, z = spacing_of(self.affine)
         return (x, y, z)
+
+
+MAX_GRID_VOXELS = 512**3
+"""Ours: a whole 512 x 512 x 512 CT, 256 MB as int16; nothing finer has been scanned."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,11 @@ class Grid:
             raise ConfigError(f"grid spacing {self.spacing_mm} mm; each must be greater than 0")
         if not all(n >= 1 for n in self.shape):
             raise ConfigError(f"grid shape {self.shape}; each must be at least 1")
+        if (voxels := int(np.prod(self.shape, dtype=object))) > MAX_GRID_VOXELS:
+            raise ConfigError(
+                f"grid shape {self.shape} has {voxels:.3g} voxels, at most {MAX_GRID_VOXELS:.3g} fit a model; "
+                "give a coarser grid"
+            )
         low, high = self.window_hu
         if not (-32768 <= low < high <= 32767 and low == int(low) and high == int(high)):
             raise ConfigError(f"window {self.window_hu} HU; expected whole numbers, low < high, within -32768..32767")
@@ -102,6 +113,7 @@ class Slabs:
         affine: stored index (i, j, k) -> mm, RAS+ frame.
         slabs: arrays (slices, j, i) of HU, int16 or float32, in ascending k; together they hold all k slices.
         notes: grows while slabs are drawn; complete only after the last.
+        padding_share: of the voxels, as `Volume` has it; known only after the last slab.
     """
 
     shape: tuple[int, int, int]
@@ -109,6 +121,7 @@ class Slabs:
     dtype: npt.DTypeLike
     slabs: Iterator[Array]
     notes: list[str] = field(default_factory=list)
+    padding_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,7 +177,7 @@ def slabs_of(volume: Volume) -> Slabs:
     i, j, k = stored.shape
     affine = turn.affine(volume.affine, volume.shape)
     planes = (stored[:, :, slice_].T[None] for slice_ in range(k))
-    return Slabs((i, j, k), affine, volume.hu.dtype, planes, list(volume.notes))
+    return Slabs((i, j, k), affine, volume.hu.dtype, planes, list(volume.notes), volume.padding_share)
 
 
 def spacing_of(affine: Affine) -> tuple[float, float, float]:
