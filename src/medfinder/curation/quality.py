@@ -4,7 +4,6 @@ In: HU and shape of a raw volume. Out: nothing when it passes, else why not: a s
 with the figures. Voxel values that cannot be HU at all (NaN, infinity) were refused when the volume was read.
 """
 
-import re
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,6 @@ from medfinder.volume import Volume
 
 # What a filter answers: (reason, detail), or None for a pass.
 Fault = tuple[str, str] | None
-# How medfinder.volume notes the share of padding, which it has turned into air.
-_PADDING = re.compile(r"([\d.e+-]+)% of the voxels were padding")
 
 
 def find_small_dimension(shape: tuple[int, int, int], *, limit: int) -> Fault:
@@ -49,7 +46,7 @@ def missing_share(volume: Volume) -> float:
         planes = np.moveaxis(volume.hu, axis, 0)
         measured *= len(planes) - sum(_is_blank(plane) for plane in planes)
     blank = (volume.hu.size - measured) / volume.hu.size
-    return max(blank, *(float(match[1]) / 100 for note in volume.notes if (match := _PADDING.match(note))), 0.0)
+    return max(blank, volume.padding_share)
 
 
 def _is_blank(plane: npt.NDArray[Any]) -> bool:

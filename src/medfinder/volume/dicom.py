@@ -18,7 +18,7 @@ from medfinder.errors import VolumeError
 from medfinder.volume.dicom_headers import find_series
 from medfinder.volume.dicom_pixels import Pixels, pixels_of, read_stored
 from medfinder.volume.hounsfield import PADDING_HU, air_for_padding, check_rescale, hu_dtype, to_hu
-from medfinder.volume.types import Affine, Array, Slabs, check_affine, check_shape
+from medfinder.volume.types import Affine, Array, Padding, Slabs, check_affine, check_shape
 
 SAME_POSITION_MM = 0.05
 """Ours: no CT has slices so close; two acquisitions that meet differ by rounding (0.005 mm in RIDER-50.1.0109)."""
@@ -77,8 +77,10 @@ def open_dicom(path: Path, *, series_instance_uid: str | None = None) -> Slabs:
     shape = (first.pixels.columns, first.pixels.rows, len(steps))
     check_shape(shape)
     dtype = np.result_type(*(hu_dtype(np.int16, one.slope, one.intercept) for one in slices))
-    planes = air_for_padding((_read_hu(one).astype(dtype, copy=False)[None] for one in slices), notes)
-    return Slabs(shape, affine, dtype, _interpolate(planes, _distances(slices), steps), notes)
+    padding = Padding()
+    # Padding goes first: it must not be mixed into the tissue beside it.
+    planes = air_for_padding((_read_hu(one).astype(dtype, copy=False)[None] for one in slices), notes, padding)
+    return Slabs(shape, affine, dtype, _interpolate(planes, _distances(slices), steps), notes, padding)
 
 
 def _slices_of(header: Any) -> Iterator[_Slice]:

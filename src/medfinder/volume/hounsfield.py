@@ -1,20 +1,31 @@
 """Stored values to Hounsfield units, the same for every file format.
 
 In: stored voxels, slope and intercept. Out: HU as int16 where every value is a whole number, else float32. Padding
-(values that no tissue has, put where nothing was measured) becomes air. Refused: NaN and infinity.
+(values that no tissue has, put where nothing was measured) becomes air. Where a file does not say how to get HU and a
+side file does, the voxels tell which of the two is right, so that the rescale is used once. Refused: NaN and infinity.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from medfinder.errors import VolumeError
-from medfinder.volume.types import AIR_HU, Array
+from medfinder.volume.types import AIR_HU, Array, Padding
 
 PADDING_HU = -1500
 """At and below it lies padding, not noise: scanners write -2000, -3024 or -8192; edge overshoot of sharp kernels ends
 near -1200 (ours; BIMCV and RIDER hold all of these)."""
+
+DARK_HU, BRIGHT = -500, 500
+"""Ours: below the first lie air and most of a lung, which a usual intercept, -1000 or less, would move to where padding
+is; above the second lies hardly a voxel of a body in HU, but all soft tissue in stored values of such an intercept."""
+
+MIN_DARK_SHARE, MIN_BRIGHT_SHARE = 0.01, 0.05
+"""Ours: of a few slices, that say HU, or stored values; bone and metal above 500 HU fill less than 2% of a chest."""
+
+NO_RESCALE = (1.0, 0.0)
 
 
 def hu_dtype(stored: npt.DTypeLike, slope: float, intercept: float) -> npt.DTypeLike:
@@ -35,6 +46,60 @@ def check_rescale(slope: float, intercept: float) -> None:
             "repair the header",
             reason="bad rescale",
         )
+
+
+def choose_rescale(
+    stored: Iterator[Array], own: tuple[float, float] | None, told: tuple[float, float] | None, notes: list[str]
+) -> tuple[tuple[float, float], Iterator[Array]]:
+    """Choose between the rescale of a file's own header and that of a side file, so that exactly one is used.
+
+    A header that tells a real rescale is taken at its word. One that tells none, or the 1 and 0 that converters write
+    without being asked, leaves open whether its values are stored ones or HU: the first slab that shows it decides.
+
+    Args:
+        stored: the file's values, slab by slab.
+        own: slope and intercept of the header; None where it tells none.
+        told: slope and intercept of the side file; None where there is none.
+        notes: gets a sentence when the side file had a say.
+
+    Returns:
+        Slope and intercept to use, and the slabs, none of them lost.
+
+    Raises:
+        VolumeError: the side file's rescale is no rescale.
+    """
+    if told is None or own not in (None, NO_RESCALE) or told == NO_RESCALE:
+        return own or NO_RESCALE, stored
+    check_rescale(*told)
+    slope, intercept = told
+    # An intercept that leaves air among tissues cannot be judged by where air is: then the header has the last word.
+    is_telling = DARK_HU * slope + intercept <= PADDING_HU
+    drawn: list[Array] = []
+    verdict: bool | None = None
+    while is_telling and verdict is None and (slab := next(stored, None)) is not None:
+        drawn.append(slab)
+        verdict = are_stored_values(slab)
+    stored = chain(drawn, stored)
+    if verdict or (verdict is None and own is None):
+        used = f"slope {slope:g} and intercept {intercept:g} of the side file were used"
+        notes.append(f"the header tells no rescale: {used}")
+        return told, stored
+    notes.append("the side file's rescale was not used: the values are HU by where air lies, or by the header")
+    return own or NO_RESCALE, stored
+
+
+def are_stored_values(values: Array) -> bool | None:
+    """Tell whether values are stored ones rather than HU, padding aside; None where neither shows.
+
+    Example:
+        >>> [are_stored_values(np.array(one)) for one in ([-2000, -990, 40], [-2000, 34, 1064], [0, 0, 0])]
+        [False, True, None]
+    """
+    measured = np.count_nonzero(values > PADDING_HU)
+    dark = np.count_nonzero((values > PADDING_HU) & (values < DARK_HU))
+    if dark > MIN_DARK_SHARE * measured:
+        return False
+    return True if np.count_nonzero(values > BRIGHT) > MIN_BRIGHT_SHARE * measured else None
 
 
 def to_hu(stored: Array, *, slope: float, intercept: float) -> Array:
@@ -63,26 +128,25 @@ def to_hu(stored: Array, *, slope: float, intercept: float) -> Array:
     return _fractional_hu(stored, slope, intercept)
 
 
-def air_for_padding(slabs: Iterator[Array], notes: list[str]) -> Iterator[Array]:
+def air_for_padding(slabs: Iterator[Array], notes: list[str], padding: Padding) -> Iterator[Array]:
     """Set padding to air in a stream of HU, and note its share once the stream has ended.
 
     Example:
-        >>> notes = []
-        >>> list(air_for_padding(iter([np.array([[-3024, 40]], np.int16)]), notes))
+        >>> notes, padding = [], Padding()
+        >>> list(air_for_padding(iter([np.array([[-3024, 40]], np.int16)]), notes, padding))
         [array([[-1024,    40]], dtype=int16)]
-        >>> notes
-        ['50% of the voxels were padding; they were set to -1024 HU']
+        >>> padding.share, notes
+        (0.5, ['50% of the voxels were padding; they were set to -1024 HU'])
     """
-    padded = total = 0
     for hu in slabs:
-        total += hu.size
+        padding.voxels += hu.size
         if hu.min() <= PADDING_HU:
             is_padding = hu <= PADDING_HU
-            padded += int(is_padding.sum())
+            padding.padded += int(is_padding.sum())
             hu = np.where(is_padding, hu.dtype.type(AIR_HU), hu)
         yield hu
-    if padded:
-        notes.append(f"{100 * padded / total:.2g}% of the voxels were padding; they were set to {AIR_HU} HU")
+    if padding.padded:
+        notes.append(f"{100 * padding.share:.2g}% of the voxels were padding; they were set to {AIR_HU} HU")
 
 
 def _whole_hu(stored: Array, slope: int, intercept: int) -> Array:

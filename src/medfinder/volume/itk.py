@@ -1,7 +1,7 @@
 """NRRD and MetaImage files, read through SimpleITK.
 
-In: .nrrd, .nhdr, .mha or .mhd. Out: `Slabs` in HU. Refused, from the header alone: other dimensions than three, colour,
-impossible sizes, spacings and directions; and files that SimpleITK cannot read.
+In: .nrrd, .nhdr, .mha or .mhd, maybe the rescale of a side file. Out: `Slabs` in HU. Refused, from the header alone:
+other dimensions than three, colour, impossible sizes, spacings and directions; and files that SimpleITK cannot read.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from medfinder.errors import VolumeError
-from medfinder.volume.hounsfield import air_for_padding, hu_dtype, to_hu
-from medfinder.volume.types import Affine, Array, Slabs, check_affine, check_shape
+from medfinder.volume.hounsfield import air_for_padding, choose_rescale, hu_dtype, to_hu
+from medfinder.volume.types import Affine, Array, Padding, Slabs, check_affine, check_shape
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 """ITK and DICOM count to the patient's left and back, NIfTI and we to the right and front."""
@@ -32,8 +32,12 @@ _STORED = {
 }
 
 
-def open_itk(path: Path) -> Slabs:
+def open_itk(path: Path, *, rescale: tuple[float, float] | None = None) -> Slabs:
     """Open an NRRD or MetaImage file: the header is checked now, the voxels are read when the slabs are drawn.
+
+    Args:
+        rescale: slope and intercept that a side file tells, since the header has no room for them; see
+            `choose_rescale`. The voxels are then read now.
 
     Raises:
         VolumeError: what the header says cannot be a CT volume, or SimpleITK refuses the file.
@@ -57,9 +61,11 @@ def open_itk(path: Path) -> Slabs:
         )
     i, j, k = shape
     affine = _affine(reader)
-    notes: list[str] = []
-    slabs = air_for_padding(_read_slabs(reader, (k, j, i)), notes)
-    return Slabs((i, j, k), affine, hu_dtype(stored, 1, 0), slabs, notes)
+    notes, padding = list[str](), Padding()
+    (slope, intercept), slabs = choose_rescale(_read_slabs(reader, (k, j, i)), None, rescale, notes)
+    hu = (to_hu(slab, slope=slope, intercept=intercept) for slab in slabs)
+    planes = air_for_padding(hu, notes, padding)
+    return Slabs((i, j, k), affine, hu_dtype(stored, slope, intercept), planes, notes, padding)
 
 
 def _affine(reader: Any) -> Affine:
@@ -79,4 +85,4 @@ def _read_slabs(reader: Any, shape: tuple[int, int, int]) -> Iterator[Array]:
         raise VolumeError("the voxels cannot be read; copy the file again", reason="truncated") from error
     voxels = sitk.GetArrayViewFromImage(image).reshape(shape)
     for k in range(len(voxels)):
-        yield to_hu(voxels[k : k + 1], slope=1, intercept=0)
+        yield voxels[k : k + 1]

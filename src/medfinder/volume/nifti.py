@@ -1,8 +1,9 @@
 """NIfTI files: read as a stream of slabs, written whole and atomically.
 
-In: .nii or .nii.gz. Out: `Slabs` in HU, scl_slope and scl_inter applied exactly once. Refused, from the header alone:
-other dimensions than three, colour, impossible sizes, spacings and affines, files too short for what they promise; and
-while reading: truncated or damaged compression.
+In: .nii or .nii.gz, maybe the rescale of a side file. Out: `Slabs` in HU, rescaled exactly once: by scl_slope and
+scl_inter, or by the side file where these tell nothing and the voxels are plainly stored values. Refused, from the
+header alone: other dimensions than three, colour, impossible sizes, spacings and affines, files too short for what they
+promise; and while reading: truncated or damaged compression.
 """
 
 import gzip
@@ -18,8 +19,8 @@ import numpy as np
 from isal import igzip, isal_zlib
 
 from medfinder.errors import VolumeError
-from medfinder.volume.hounsfield import air_for_padding, check_rescale, hu_dtype, to_hu
-from medfinder.volume.types import Affine, Array, Slabs, Volume, check_affine, check_shape, spacing_of
+from medfinder.volume.hounsfield import air_for_padding, check_rescale, choose_rescale, hu_dtype, to_hu
+from medfinder.volume.types import Affine, Array, Padding, Slabs, Volume, check_affine, check_shape, spacing_of
 
 SLAB_BYTES = 2**22
 """Ours: eight slices of 512 x 512. Fewer cost time in handing them from the reading to the resampling thread, more
@@ -31,28 +32,33 @@ MAX_DEFLATE_RATIO = 1032
 _DAMAGED: Any = (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.IsalError)
 
 
-def open_nifti(path: Path) -> Slabs:
+def open_nifti(path: Path, *, rescale: tuple[float, float] | None = None) -> Slabs:
     """Open a NIfTI file: the header is read and checked now, the voxels when the slabs are drawn.
+
+    Args:
+        rescale: slope and intercept that a side file tells; see `choose_rescale`. The first slabs are then read now.
 
     Raises:
         VolumeError: what the header says cannot be a CT volume, or the file is damaged.
     """
     packed = path.name.lower().endswith(".gz")
     file = _open(path, packed)
+    notes, padding = list[str](), Padding()
     try:
         header = _read_header(file)
         shape = _volume_shape(header)
         stored = _stored_dtype(header)
         affine = _affine(header)
-        slope, intercept = _rescale(header)
+        own = _rescale(header)
         _check_size(path, packed, int(header["vox_offset"]), shape, stored)
         file.seek(int(header["vox_offset"]))
+        (slope, intercept), slabs = choose_rescale(_read_slabs(file, shape, stored), own, rescale, notes)
     except BaseException:
         file.close()
         raise
-    slabs = _read_slabs(file, shape, stored, slope, intercept)
-    notes: list[str] = []
-    return Slabs(shape, affine, hu_dtype(stored, slope, intercept), air_for_padding(slabs, notes), notes)
+    hu = _rescale_slabs(file, slabs, slope, intercept)
+    planes = air_for_padding(hu, notes, padding)
+    return Slabs(shape, affine, hu_dtype(stored, slope, intercept), planes, notes, padding)
 
 
 def _open(path: Path, packed: bool) -> IO[bytes]:
@@ -143,11 +149,11 @@ def _mm(values: Any) -> str:
     return " x ".join(f"{v:.4g}" for v in values)
 
 
-def _rescale(header: Any) -> tuple[float, float]:
+def _rescale(header: Any) -> tuple[float, float] | None:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     # NIfTI-1: a slope of 0 means that none is given; NaN is what nibabel writes for the same.
     if slope == 0 or not np.isfinite(slope):
-        return 1.0, 0.0
+        return None
     intercept = intercept if np.isfinite(intercept) else 0.0
     check_rescale(slope, intercept)
     return slope, intercept
@@ -163,9 +169,14 @@ def _check_size(path: Path, packed: bool, offset: int, shape: tuple[int, ...], s
         )
 
 
-def _read_slabs(
-    file: IO[bytes], shape: tuple[int, int, int], stored: np.dtype[Any], slope: float, intercept: float
-) -> Iterator[Array]:
+def _rescale_slabs(file: IO[bytes], stored: Iterator[Array], slope: float, intercept: float) -> Iterator[Array]:
+    # Closed here too: a value that is refused leaves the reading itself suspended.
+    with file:
+        for slab in stored:
+            yield to_hu(slab, slope=slope, intercept=intercept)
+
+
+def _read_slabs(file: IO[bytes], shape: tuple[int, int, int], stored: np.dtype[Any]) -> Iterator[Array]:
     i, j, k = shape
     plane_bytes = i * j * stored.itemsize
     depth = max(1, SLAB_BYTES // plane_bytes)
@@ -181,7 +192,7 @@ def _read_slabs(
                     reason="truncated",
                 )
             slab = np.frombuffer(data, stored).reshape(count, j, i)
-            yield to_hu(slab.astype(stored.newbyteorder("="), copy=False), slope=slope, intercept=intercept)
+            yield slab.astype(stored.newbyteorder("="), copy=False)
         # Reading past the last voxel makes gzip compare its checksum.
         _read(file, 1)
 

@@ -15,12 +15,16 @@ NIFTI_ENDINGS = (".nii", ".nii.gz")
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
-def read_volume(path: Path, *, series_instance_uid: str | None = None) -> Volume:
+def read_volume(
+    path: Path, *, series_instance_uid: str | None = None, rescale: tuple[float, float] | None = None
+) -> Volume:
     """Read a CT volume whole.
 
     Args:
         path: a NIfTI, NRRD or MetaImage file, or a folder that holds the files of a DICOM series at any depth.
         series_instance_uid: which series of a DICOM folder; needed where it holds several CT series.
+        rescale: slope and intercept that a side file tells, used only where the file itself tells none and holds stored
+            values (see `medfinder.volume.hounsfield.choose_rescale`); DICOM tells its own.
 
     Returns:
         HU in RAS+ order. The array is a view: its memory lies as in the file.
@@ -29,7 +33,7 @@ def read_volume(path: Path, *, series_instance_uid: str | None = None) -> Volume
         VolumeError: anything that keeps the voxels from being trusted; the message holds no path and no patient data.
         MissingExtraError: compressed DICOM needs a decoder that is not installed.
     """
-    source = open_slabs(path, series_instance_uid=series_instance_uid)
+    source = open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)
     i, j, k = source.shape
     stored: Array = np.empty((k, j, i), source.dtype)
     done = 0
@@ -38,10 +42,12 @@ def read_volume(path: Path, *, series_instance_uid: str | None = None) -> Volume
         done += len(slab)
     turn = turn_to_ras(source.affine)
     affine = turn.affine(source.affine, source.shape)
-    return Volume(turn.apply(stored.transpose(2, 1, 0)), affine, tuple(source.notes))
+    return Volume(turn.apply(stored.transpose(2, 1, 0)), affine, tuple(source.notes), source.padding.share)
 
 
-def open_slabs(path: Path, *, series_instance_uid: str | None = None) -> Slabs:
+def open_slabs(
+    path: Path, *, series_instance_uid: str | None = None, rescale: tuple[float, float] | None = None
+) -> Slabs:
     """Open a CT volume as a stream; its header is checked now, its voxels as they come.
 
     Raises:
@@ -58,11 +64,11 @@ def open_slabs(path: Path, *, series_instance_uid: str | None = None) -> Slabs:
         if name.endswith(NIFTI_ENDINGS):
             from medfinder.volume.nifti import open_nifti
 
-            return open_nifti(path)
+            return open_nifti(path, rescale=rescale)
         if name.endswith(ITK_ENDINGS):
             from medfinder.volume.itk import open_itk
 
-            return open_itk(path)
+            return open_itk(path, rescale=rescale)
         from medfinder.volume.dicom import open_dicom
 
         return open_dicom(path, series_instance_uid=series_instance_uid)

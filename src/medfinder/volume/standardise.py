@@ -28,13 +28,19 @@ def standardise(volume: Volume, grid: Grid) -> Volume:
     return _standardise(slabs_of(volume), grid)
 
 
-def standardise_file(path: Path, grid: Grid, *, series_instance_uid: str | None = None) -> Volume:
+def standardise_file(
+    path: Path,
+    grid: Grid,
+    *,
+    series_instance_uid: str | None = None,
+    rescale: tuple[float, float] | None = None,
+) -> Volume:
     """Put the volume of a file or DICOM folder on a grid, as ``standardise(read_volume(path), grid)`` does.
 
     Raises:
         VolumeError: see `read_volume`.
     """
-    return _standardise(open_slabs(path, series_instance_uid=series_instance_uid), grid)
+    return _standardise(open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale), grid)
 
 
 def _standardise(source: Slabs, grid: Grid) -> Volume:
@@ -49,7 +55,7 @@ def _standardise(source: Slabs, grid: Grid) -> Volume:
     affine = turn.affine(affine, shape)
     if not _is_aligned(affine, hu.shape, grid):
         hu, affine = _straighten(hu, affine, grid)
-    whole = Volume(_round(hu), _square(affine, hu.shape, grid), tuple(source.notes))
+    whole = Volume(_round(hu), _square(affine, hu.shape, grid), tuple(source.notes), source.padding.share)
     return _crop(whole, grid)
 
 
@@ -116,4 +122,4 @@ def _crop(whole: Volume, grid: Grid) -> Volume:
     hu[into] = whole.hu[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     affine = whole.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ start
-    return Volume(hu, affine, whole.notes)
+    return Volume(hu, affine, whole.notes, whole.padding_share)

@@ -105,6 +105,19 @@ class Grid:
 
 
 @dataclass
+class Padding:
+    """How much of a stream was padding; whoever draws the stream counts on."""
+
+    padded: float = 0
+    voxels: int = 0
+
+    @property
+    def share(self) -> float:
+        """Share of the voxels, 0 to 1."""
+        return self.padded / self.voxels if self.voxels else 0.0
+
+
+@dataclass
 class Slabs:
     """A volume as it lies in its file, read once from front to back without ever being held as a whole.
 
@@ -113,7 +126,7 @@ class Slabs:
         affine: stored index (i, j, k) -> mm, RAS+ frame.
         slabs: arrays (slices, j, i) of HU, int16 or float32, in ascending k; together they hold all k slices.
         notes: grows while slabs are drawn; complete only after the last.
-        padding_share: of the voxels, as `Volume` has it; known only after the last slab.
+        padding: counts likewise while slabs are drawn.
     """
 
     shape: tuple[int, int, int]
@@ -121,7 +134,7 @@ class Slabs:
     dtype: npt.DTypeLike
     slabs: Iterator[Array]
     notes: list[str] = field(default_factory=list)
-    padding_share: float = 0.0
+    padding: Padding = field(default_factory=Padding)
 
 
 @dataclass(frozen=True)
@@ -177,7 +190,8 @@ def slabs_of(volume: Volume) -> Slabs:
     i, j, k = stored.shape
     affine = turn.affine(volume.affine, volume.shape)
     planes = (stored[:, :, slice_].T[None] for slice_ in range(k))
-    return Slabs((i, j, k), affine, volume.hu.dtype, planes, list(volume.notes), volume.padding_share)
+    padding = Padding(volume.padding_share * volume.hu.size, volume.hu.size)
+    return Slabs((i, j, k), affine, volume.hu.dtype, planes, list(volume.notes), padding)
 
 
 def spacing_of(affine: Affine) -> tuple[float, float, float]:
