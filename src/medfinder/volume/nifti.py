@@ -170,10 +170,12 @@ def _check_size(path: Path, packed: bool, offset: int, shape: tuple[int, ...], s
 
 
 def _rescale_slabs(file: IO[bytes], stored: Iterator[Array], slope: float, intercept: float) -> Iterator[Array]:
-    # Closed here too: a value that is refused leaves the reading itself suspended.
-    with file:
+    try:
         for slab in stored:
             yield to_hu(slab, slope=slope, intercept=intercept)
+    finally:
+        # A value that is refused leaves the reading itself suspended.
+        file.close()
 
 
 def _read_slabs(file: IO[bytes], shape: tuple[int, int, int], stored: np.dtype[Any]) -> Iterator[Array]:
