@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from medfinder.curation.card import write_card
-from medfinder.curation.curate import curate
 from medfinder.curation.dataset import Dataset
 from medfinder.curation.statistics import (
     Table,
@@ -21,7 +20,6 @@ from medfinder.curation.statistics import (
     make_tables,
     statistics_markdown,
 )
-from medfinder.curation.study import CurationSettings
 from medfinder.errors import DatasetError
 from medfinder.records import Case, Doubt, Dropped, Finding
 
@@ -156,9 +154,9 @@ def test_a_bar_in_a_cell_does_not_end_it() -> None:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path, make_phantoms: Callable[..., Path], settings: CurationSettings) -> Dataset:
-    curate(make_phantoms(tmp_path / "phantoms", studies=6, faults=True), tmp_path / "dataset", settings)
-    return Dataset.open(tmp_path / "dataset")
+def dataset(tmp_path: Path, make_dataset: Callable[..., Dataset]) -> Dataset:
+    dropped = [drop("lost", "read", "truncated"), drop("gone", "report", "no report")]
+    return make_dataset(tmp_path / "dataset", [make_case(n) for n in range(4)], dropped=dropped)
 
 
 def test_a_folder_is_described_as_its_records_are(dataset: Dataset) -> None:
