@@ -44,6 +44,8 @@ class SeriesTags:
     Attributes:
         slices: images of the series, or voxels along its slowest axis.
         has_contrast: ContrastBolusAgent is given.
+        image_orientation_patient: six direction cosines of the first image.
+        slice_positions_mm: lowest and highest ImagePositionPatient along the body axis that the slices cross, RAS+.
     """
 
     modality: str = ""
@@ -56,6 +58,8 @@ class SeriesTags:
     patient_position: str = ""
     slices: int | None = None
     has_contrast: bool | None = None
+    image_orientation_patient: tuple[float, ...] = ()
+    slice_positions_mm: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

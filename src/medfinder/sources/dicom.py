@@ -1,31 +1,30 @@
 """A DICOM folder as it comes from a scanner or PACS: studies, patients and modalities mixed, nested, in any order.
 
-In: a folder (or one file), maybe a report table. Out: one study for each StudyInstanceUID with its CT series, found by
-the headers alone; ids are hashes. Set aside, series by series: other modalities, localizers, secondary captures and
-other objects that are no CT image, series with too few slices; study by study: two patients under one
-StudyInstanceUID, two rows about one study, one row about two studies.
+In: a folder (or one file), maybe a report table. Out: one study for each StudyInstanceUID with its CT series and what
+their headers say of them; ids are hashes. Which series is worth reading is not judged here: localizers and short series
+are series, too. Set aside, series by series: other modalities, secondary captures and other objects that are no CT
+image; study by study: two patients under one StudyInstanceUID, two rows about one study, one row about two studies.
 """
 
+import math
 import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 
 from medfinder.errors import ConfigError
-from medfinder.records import Dropped, Series, Sex, Study
+from medfinder.records import Dropped, Series, SeriesTags, Sex, Study
 from medfinder.sources.files import fingerprint, hash_id, is_dicom, relative_name, walk_files
 from medfinder.sources.report_table import ReportTable, Row, read_age, read_table, refuse_row
 
-# Ours: the thickest slices in BIMCV are 15 mm, the shortest adult lungs about 200 mm high; a first cut, made by
-# headers alone. What is a slab of a chest, curation finds in the voxels.
-MIN_SLICES = 12
 # CT Image, Enhanced CT Image, Legacy Converted Enhanced CT Image Storage (DICOM PS3.4, B.5).
 _CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.2{tail}" for tail in ("", ".1", ".2"))
 _TAGS = [
@@ -42,6 +41,15 @@ _TAGS = [
     "SeriesInstanceUID",
     "NumberOfFrames",
     "Rows",
+    "SeriesDescription",
+    "SeriesNumber",
+    "ConvolutionKernel",
+    "SliceThickness",
+    "BodyPartExamined",
+    "PatientPosition",
+    "ContrastBolusAgent",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
 ]
 
 
@@ -61,7 +69,14 @@ def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:
 
 @dataclass
 class _SeriesFacts:
-    """What the headers of one series say, gathered file by file."""
+    """What the headers of one series say, gathered file by file.
+
+    Attributes:
+        slices, localizers: CT images, apart; readers leave the localizers of a mixed series out.
+        tags: what the slices' headers say, and how many of them say it.
+        localizer_tags: the same of the localizers.
+        positions: where the slices lie along the body axis that they cross.
+    """
 
     uid: str
     modality: str
@@ -69,27 +84,42 @@ class _SeriesFacts:
     slices: int = 0
     localizers: int = 0
     others: int = 0
+    tags: Counter[SeriesTags] = field(default_factory=Counter)
+    localizer_tags: Counter[SeriesTags] = field(default_factory=Counter)
+    positions: list[float] = field(default_factory=list)
 
     def add(self, header: Any, place: Path) -> None:
         self.places.add(place)
         if _text(header, "SOPClassUID", _CT_CLASSES[0]) not in _CT_CLASSES or "Rows" not in header:
             self.others += 1
-        elif "LOCALIZER" in _words(header, "ImageType"):
+            return
+        tags = _read_tags(header)
+        if "LOCALIZER" in _words(header, "ImageType"):
             self.localizers += 1
-        else:
-            self.slices += max(1, _number(header, "NumberOfFrames"))
+            self.localizer_tags[tags] += 1
+            return
+        self.tags[tags] += 1
+        self.slices += max(1, _number(header, "NumberOfFrames"))
+        if (position := _position(header, tags.image_orientation_patient)) is not None:
+            self.positions.append(position)
 
     def find_fault(self) -> tuple[str, str] | None:
-        """Tell why this cannot be a CT volume: reason and figures; None when it can."""
+        """Tell why this cannot be a CT series: reason and figures; None when it can."""
         if self.modality != "CT":
             return "not CT", f"modality {self.modality or 'missing'}, expected CT"
-        if self.slices == 0 and self.localizers:
-            return "localizer", f"{self.localizers} localizer images and no slice"
-        if self.slices == 0:
+        if self.slices == 0 and self.localizers == 0:
             return "no CT image", f"{self.others} objects that are no CT images (captures, dose reports)"
-        if self.slices < MIN_SLICES:
-            return "too few slices", f"{self.slices} slices, expected at least {MIN_SLICES}"
         return None
+
+    def as_series(self, series_id: str) -> Series:
+        """Make the record: tags as most images have them, positions only where every slice tells one."""
+        counted = self.tags or self.localizer_tags
+        # Equals are told apart by what they say, never by the order of the files.
+        usual = min(counted, key=lambda tags: (-counted[tags], repr(tags)))
+        is_placed = self.slices > 0 and len(self.positions) == self.slices
+        ends = (min(self.positions), max(self.positions)) if is_placed else None
+        tags = replace(usual, slices=self.slices or self.localizers, slice_positions_mm=ends)
+        return Series(series_id, _common_place(self.places), self.uid or None, tags)
 
 
 @dataclass
@@ -203,7 +233,7 @@ def _judge(facts: _StudyFacts, row: Row | Dropped | None, first_day: date | None
         series_id = hash_id("series", key)
         fault = one.find_fault()
         if fault is None:
-            series.append(Series(series_id, _common_place(one.places), one.uid or None))
+            series.append(one.as_series(series_id))
         else:
             yield Dropped(facts.study_id, series_id, "dicom", "series", *fault)
     if series:
@@ -239,15 +269,59 @@ def _common_place(places: set[Path]) -> Path:
     return Path(os.path.commonpath(sorted(places)))
 
 
+def _read_tags(header: Any) -> SeriesTags:
+    number = _text(header, "SeriesNumber")
+    thickness = _numbers(header, "SliceThickness", 1)
+    return SeriesTags(
+        modality=_text(header, "Modality"),
+        image_type=_values(header, "ImageType"),
+        series_description=_text(header, "SeriesDescription"),
+        series_number=int(number) if number.lstrip("-").isdigit() else None,
+        convolution_kernel="\\".join(_values(header, "ConvolutionKernel")),
+        slice_thickness_mm=thickness[0] if thickness else None,
+        body_part_examined=_text(header, "BodyPartExamined"),
+        patient_position=_text(header, "PatientPosition"),
+        has_contrast=bool(_text(header, "ContrastBolusAgent")) or None,
+        image_orientation_patient=_numbers(header, "ImageOrientationPatient", 6),
+    )
+
+
+def _position(header: Any, orientation: tuple[float, ...]) -> float | None:
+    """Tell where a slice lies along the axis of the body that it crosses, RAS+."""
+    position = _numbers(header, "ImagePositionPatient", 3)
+    if not orientation or not position:
+        return None
+    (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
+    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+    axis = max(range(3), key=lambda row: abs(normal[row]))
+    # DICOM counts to the left and back, we to the right and front; both to the head.
+    return position[axis] if axis == 2 else -position[axis]
+
+
+def _numbers(header: Any, keyword: str, count: int) -> tuple[float, ...]:
+    """Read so many finite numbers; none where the header holds something else."""
+    try:
+        numbers = tuple(float(word) for word in _values(header, keyword))
+    except ValueError:
+        return ()
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()
+
+
+def _values(header: Any, keyword: str) -> tuple[str, ...]:
+    value = header.get(keyword)
+    if value in (None, ""):
+        return ()
+    many = value if isinstance(value, (list, tuple, MultiValue)) else (value,)
+    return tuple(str(one).strip() for one in many)
+
+
 def _text(header: Any, keyword: str, default: str = "") -> str:
     value = header.get(keyword)
     return str(value).strip() if value not in (None, "") else default
 
 
 def _words(header: Any, keyword: str) -> set[str]:
-    value = header.get(keyword) or ()
-    words = [value] if isinstance(value, str) else value
-    return {str(word).strip().upper() for word in words}
+    return {word.upper() for word in _values(header, keyword)}
 
 
 def _number(header: Any, keyword: str) -> int:
