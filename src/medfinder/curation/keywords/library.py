@@ -1,0 +1,231 @@
+"""The library itself: the keywords with all their names, compiled into patterns of one language.
+
+In: ``keywords.toml``. Out: ``Keyword`` records, the canonical name of any words that are one, and the ``Lexicon`` that
+``matching`` works with. Refused: nothing; words that are not known have no keyword.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from medfinder.curation.keywords.words import fold, mend, plural, shortened_forms, stem, words_of
+from medfinder.records import Language
+
+LANGUAGES: tuple[Language, ...] = ("en", "es")
+# A gap ".." stands for a few other words; "..." may also cross "and" and "or": "pleural and pericardial effusion".
+GAP, WIDE_GAP = "..", "..."
+STOP_WORDS = frozenset(["a", "an", "the", "of", "in", "el", "la", "los", "las", "de", "del", "en", "lo"])
+
+
+@dataclass(frozen=True, slots=True)
+class Keyword:
+    """One entry of the library.
+
+    Attributes:
+        name: canonical, in English.
+        names_en: English names and turns of speech; ``..`` stands for other words between.
+        names_es: Spanish ones, misspellings included.
+        abbreviations: in either language.
+        parent: the wider keyword; None at the top.
+        cui: UMLS concept; None where it was not checked.
+        snomed: SNOMED CT concept; None where it was not checked.
+        persists: what is told as history is still there (a mastectomy, a pacemaker).
+        is_midline: it has no side.
+    """
+
+    name: str
+    names_en: tuple[str, ...]
+    names_es: tuple[str, ...]
+    abbreviations: tuple[str, ...] = ()
+    parent: str | None = None
+    cui: str | None = None
+    snomed: str | None = None
+    persists: bool = False
+    is_midline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A run of stems, perhaps with gaps, that means something.
+
+    Attributes:
+        kind: "keyword", "location", "side", "organ" or a trigger's.
+        needed: its stems without the gaps.
+    """
+
+    stems: tuple[str, ...]
+    kind: str
+    name: str
+    needed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Lexicon:
+    """The patterns of one language by their first stem, and what is needed to bring a text into their form."""
+
+    language: Language
+    patterns: dict[str, list[Pattern]] = field(default_factory=dict)
+    names: dict[tuple[str, ...], str] = field(default_factory=dict)
+    abbreviations: dict[str, str] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+    slips: dict[str, list[str]] = field(default_factory=dict)
+    mended: dict[str, str] = field(default_factory=dict)
+
+    def stems_of(self, text: str) -> list[str]:
+        """Bring a sentence into the form of the patterns: abbreviations written out, words stemmed and mended."""
+        return [self._stem(word) for word in words_of(expand_abbreviations(text, self.language))]
+
+    def _stem(self, word: str) -> str:
+        found = self.mended.get(word)
+        if found is None:
+            found = stem(word, self.language)
+            if found not in self.known:
+                found = mend(found, self.slips)
+            # A report has few different words; text made to have many must not fill the memory.
+            if len(self.mended) < _MOST_REMEMBERED:
+                self.mended[word] = found
+        return found
+
+
+_MOST_REMEMBERED = 50_000
+
+
+# ------------------------------------------------------------------------------------------------ what callers ask
+
+
+def resolve_keyword(words: str) -> str | None:
+    """Find the canonical keyword for any of its names in either language; None when it is not known.
+
+    Example:
+        >>> resolve_keyword("Derrames Pleurales"), resolve_keyword("GGO"), resolve_keyword("sunburn")
+        ('pleural effusion', 'ground-glass opacity', None)
+    """
+    for language in LANGUAGES:
+        lexicon = load_lexicon(language)
+        for text in (words, expand_abbreviations(words, language)):
+            plain = tuple(stem(word, language) for word in words_of(text))
+            for stems in (plain, tuple(lexicon.stems_of(text))):
+                bare = tuple(word for word in stems if word not in STOP_WORDS)
+                found = lexicon.names.get(stems) or lexicon.names.get(bare)
+                if found:
+                    return found
+    short = fold(words).strip()
+    return next((name for language in LANGUAGES if (name := _short_names(language).get(short))), None)
+
+
+def expand_abbreviations(text: str, language: Language = "en") -> str:
+    """Write abbreviations out, e.g. for a text encoder that does not know them.
+
+    English ones are read in capitals, those of three letters and more also in lower case; Spanish ones in any case.
+
+    Example:
+        >>> expand_abbreviations("GGOs in the RUL, no PE")
+        'ground-glass opacities in the right upper lobe, no pulmonary embolism'
+        >>> expand_abbreviations("nodulo en lsd sin tep", "es")
+        'nodulo en lóbulo superior derecho sin embolia pulmonar'
+    """
+    known = load_lexicon(language).abbreviations
+
+    def write_out(found: re.Match[str]) -> str:
+        short = found[0].lower()
+        is_plural = short not in known and short.endswith("s")
+        full = known.get(short[:-1] if is_plural else short)
+        if full is None or (language == "en" and len(short) - is_plural < 3 and not found[0][:2].isupper()):
+            return found[0]
+        return plural(full) if is_plural else full
+
+    return _SHORT_WORD.sub(write_out, text)
+
+
+_SHORT_WORD = re.compile(r"(?<![\w-])[^\W\d_]{2,6}(?![\w-])")
+
+
+# ------------------------------------------------------------------------------------------------------ the tables
+
+
+@cache
+def load_tables() -> Mapping[str, Any]:
+    """Read ``keywords.toml``, once."""
+    return tomllib.loads(resources.files(__package__).joinpath("keywords.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def load_keywords() -> Mapping[str, Keyword]:
+    """Read the keywords, by canonical name."""
+    keywords = {}
+    for name, entry in load_tables()["keyword"].items():
+        keywords[name] = Keyword(
+            name=name,
+            names_en=(name, *entry["en"]),
+            names_es=(*entry["es"], *entry.get("typos_es", ())),
+            abbreviations=(*entry.get("abbr_en", ()), *entry.get("abbr_es", ())),
+            parent=entry.get("parent"),
+            cui=entry.get("cui"),
+            snomed=entry.get("snomed"),
+            persists=entry.get("persists", False),
+            is_midline=entry.get("midline", False),
+        )
+    return keywords
+
+
+@cache
+def load_lexicon(language: Language) -> Lexicon:
+    """Compile the patterns of one language, once."""
+    lexicon = Lexicon(language)
+    tables = load_tables()
+    lexicon.abbreviations.update({short.lower(): full for short, full in tables["abbreviation"][language].items()})
+    for keyword in load_keywords().values():
+        for words in keyword.names_en if language == "en" else keyword.names_es:
+            _add(lexicon, "keyword", keyword.name, words)
+        full = keyword.name if language == "en" else keyword.names_es[0]
+        for short in tables["keyword"][keyword.name].get(f"abbr_{language}", ()):
+            lexicon.abbreviations[short.lower()] = full
+            _add(lexicon, "keyword", keyword.name, short)
+    for kind in ("location", "side", "organ"):
+        for name, entry in tables[kind].items():
+            for words in entry[language]:
+                _add(lexicon, kind, name, words)
+    _add_triggers(lexicon, tables["trigger"][language])
+    for found in lexicon.patterns.values():
+        found.sort(key=lambda pattern: -len(pattern.stems))
+    # Only the words of findings are mended: "impresión" is no slip of "impresiona", which is a doubt.
+    findings = {pattern for found in lexicon.patterns.values() for pattern in found if pattern.kind == "keyword"}
+    lexicon.slips.update(shortened_forms({word for pattern in findings for word in pattern.needed}))
+    lexicon.known.update(stem(fold(word), language) for word in tables["no_slips"][language])
+    return lexicon
+
+
+def _add_triggers(lexicon: Lexicon, triggers: Mapping[str, Sequence[str]]) -> None:
+    for kind, phrases in triggers.items():
+        verb, _, where = kind.partition("_")
+        other = set(triggers.get(f"{verb}_{'behind' if where == 'before' else 'before'}", ())) if where else set()
+        for words in phrases:
+            _add(lexicon, f"{verb}_either" if words in other else kind, words, words)
+
+
+def _add(lexicon: Lexicon, kind: str, name: str, words: str) -> None:
+    stems = tuple(
+        word if word.startswith(GAP) else stem(word, lexicon.language)
+        for part in re.split(r"(\.{2,3})", words)
+        for word in ([part] if part.startswith(GAP) else words_of(part))
+    )
+    needed = frozenset(stems) - {GAP, WIDE_GAP}
+    lexicon.known.update(needed)
+    lexicon.patterns.setdefault(stems[0], []).append(Pattern(stems, kind, name, needed))
+    if kind == "keyword" and len(needed) and not {GAP, WIDE_GAP} & set(stems):
+        lexicon.names.setdefault(stems, name)
+        lexicon.names.setdefault(tuple(word for word in stems if word not in STOP_WORDS), name)
+
+
+@cache
+def _short_names(language: Language) -> dict[str, str]:
+    """Map abbreviations of keywords to their names."""
+    return {
+        fold(short): name
+        for name, entry in load_tables()["keyword"].items()
+        for short in entry.get(f"abbr_{language}", ())
+    }

@@ -1,0 +1,170 @@
+"""What means something in a sentence: keywords, triggers, places, sides and organs, each with its words.
+
+In: the stems of a sentence. Out: matches in order, without those that are only part of a longer one. Refused: nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from medfinder.curation.keywords.library import GAP, STOP_WORDS, Lexicon, load_tables
+
+# Words, little ones not counted; ours: "fractures of the left sixth and seventh ribs" needs four.
+_LONGEST_GAP = 6
+PUNCTUATION = frozenset(",;:()")
+_NEVER_IN_WIDE_GAP = PUNCTUATION | {"with", "con", "but", "pero", "there", "hay"}
+_NEVER_IN_GAP = _NEVER_IN_WIDE_GAP | {"and", "or", "nor", "y", "e", "o", "u", "ni"}
+_PLACING = ("location", "side")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A run of words that means something: ``kind`` is "keyword", "location", "side", "organ" or a trigger's."""
+
+    kind: str
+    name: str
+    at: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        """The place of its first word."""
+        return self.at[0]
+
+    @property
+    def last(self) -> int:
+        """The place of its last word, which stands for it: a trigger that reaches this word governs the match."""
+        return self.at[-1]
+
+
+def find_matches(stems: Sequence[str], lexicon: Lexicon) -> list[Match]:
+    """Find all that means something; what is part of something longer is dropped."""
+    present = frozenset(stems)
+    matches = [
+        Match(pattern.kind, pattern.name, at)
+        for start, stem in enumerate(stems)
+        for pattern in lexicon.patterns.get(stem, ())
+        if pattern.needed <= present and (at := _fit(pattern.stems, stems, start))
+    ]
+    placing = [match for match in matches if match.kind in _PLACING]
+    organs = [match for match in matches if match.kind == "organ"]
+    others = _unmask([match for match in matches if match.kind not in (*_PLACING, "organ")])
+    kept = (match for group in (placing, organs, others) for match in _drop_parts(group))
+    return sorted(kept, key=lambda match: match.at)
+
+
+def _fit(pattern: Sequence[str], stems: Sequence[str], start: int) -> tuple[int, ...]:
+    """Fit a pattern to the words from ``start`` on; empty when it does not."""
+    at = [start]
+    gap = 0
+    never = _NEVER_IN_GAP
+    for wanted in pattern[1:]:
+        if wanted.startswith(GAP):
+            gap, never = _LONGEST_GAP, _NEVER_IN_GAP if wanted == GAP else _NEVER_IN_WIDE_GAP
+            continue
+        here = at[-1] + 1
+        while gap and here < len(stems) and stems[here] != wanted and stems[here] not in never:
+            gap -= stems[here] not in STOP_WORDS
+            here += 1
+        if here >= len(stems) or stems[here] != wanted:
+            return ()
+        at.append(here)
+        gap = 0
+    return tuple(at)
+
+
+def _unmask(matches: list[Match]) -> list[Match]:
+    """Drop keywords that an ignored phrase hides, and harmless phrases ("no increase") that run into a keyword."""
+    ignored = _by_word(match for match in matches if match.kind == "ignore")
+    keywords = _by_word(match for match in matches if match.kind == "keyword")
+
+    def is_hidden(match: Match) -> bool:
+        if match.kind == "keyword":
+            return any(not set(match.at) > set(other.at) for word in match.at for other in ignored.get(word, ()))
+        return match.kind == "free" and any(word in keywords for word in match.at)
+
+    return [match for match in matches if not is_hidden(match)]
+
+
+def _drop_parts(matches: Sequence[Match]) -> list[Match]:
+    """Keep the matches whose words are not all part of a longer one: "effusion" in "pericardial effusion"."""
+    by_word = _by_word(matches)
+    kept: dict[tuple[str, tuple[int, ...]], Match] = {}
+    for match in matches:
+        words = set(match.at)
+        if not any(len(other.at) > len(words) and words < set(other.at) for other in by_word[match.first]):
+            kept.setdefault((match.kind, match.at), match)
+    return list(kept.values())
+
+
+def _by_word(matches: Iterable[Match]) -> dict[int, list[Match]]:
+    found: dict[int, list[Match]] = {}
+    for match in matches:
+        for word in match.at:
+            found.setdefault(word, []).append(match)
+    return found
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence taken apart: its stems, all matches in order, and the keywords among them."""
+
+    stems: Sequence[str]
+    matches: Sequence[Match]
+    keywords: Sequence[Match]
+
+    @cached_property
+    def by_start(self) -> dict[int, Match]:
+        """The words that a denial or a doubt may end at, by the place where they start."""
+        return {match.first: match for match in self.matches if match.kind in ("end", "verb", "and", "or", "fresh")}
+
+    @cached_property
+    def ends(self) -> set[int]:
+        """The places where what no denial or doubt crosses has its last word."""
+        return {match.last for match in self.matches if match.kind in ("end", "verb")}
+
+    @cached_property
+    def heads(self) -> set[int]:
+        """The places of the words that stand for the keywords."""
+        return {match.last for match in self.keywords}
+
+
+def take_apart(stems: Sequence[str], lexicon: Lexicon) -> Sentence:
+    """Find what means something in a sentence, each keyword read as one of the organ that it stands by."""
+    matches = find_matches(stems, lexicon)
+    keywords = [match for match in matches if match.kind == "keyword"]
+    return Sentence(stems, matches, _settle_organs(keywords, matches, stems))
+
+
+def _settle_organs(keywords: Sequence[Match], matches: Sequence[Match], stems: Sequence[str]) -> list[Match]:
+    """Read the nodule of a thyroid as a thyroid nodule, and drop that of a pancreas: plain names mean the lung's."""
+    organs = [match for match in matches if match.kind == "organ"]
+    if not organs:
+        return list(keywords)
+    settled = []
+    for keyword in keywords:
+        organ = _organ_of(keyword, organs, matches, stems)
+        made = load_tables()["organ"][organ.name]["makes"] if organ else {}
+        name = made.get(keyword.name, keyword.name)
+        if name:
+            settled.append(replace(keyword, name=name))
+    return settled
+
+
+def _organ_of(keyword: Match, organs: Sequence[Match], matches: Sequence[Match], stems: Sequence[str]) -> Match | None:
+    """Choose the organ a keyword stands by: the nearest of organs and places, with nothing between that parts them."""
+    spots = [*organs, *(match for match in matches if match.kind == "location")]
+    near = sorted(spots, key=lambda spot: min(abs(spot.first - keyword.last), abs(keyword.first - spot.last)))
+    if not near or near[0].kind != "organ" or near[0].first in keyword.at:
+        return None
+    organ = near[0]
+    between = (
+        range(organ.last + 1, keyword.first) if organ.last < keyword.first else range(keyword.last + 1, organ.first)
+    )
+    closed = {match.first for match in matches if match.kind in ("end", "verb")}
+    carried = {match.first - 1 for match in matches if match.kind == "deny_before"}
+    is_before = organ.last < keyword.first
+    for word in between:
+        is_carried = is_before and stems[word] == "," and word in carried
+        if word in closed or (stems[word] in PUNCTUATION and not is_carried):
+            return None
+    return organ

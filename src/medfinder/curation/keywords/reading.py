@@ -1,0 +1,189 @@
+"""What a report says of each keyword: that it is there, that it is not, that it may be.
+
+In: a report and its language. Out: ``Finding`` records. A trigger of denial, doubt or memory reaches until a word that
+ends it: NegEx (Chapman et al. 2001, doi:10.1006/jbin.2001.1029) with scopes cut as in ConText, for two languages and
+for reports without commas. Refused: nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from medfinder.curation.keywords.library import Lexicon, load_keywords, load_lexicon
+from medfinder.curation.keywords.matching import Match, Sentence, find_matches, take_apart
+from medfinder.curation.keywords.places import place_findings
+from medfinder.curation.keywords.sentences import split_sentences
+from medfinder.records import Finding, Language, Status
+
+# Words; ours: far above any real sentence, so that a text without stops costs time in proportion to its length.
+_LONGEST_SENTENCE = 200
+_RANKS: dict[Status, int] = {"absent": 0, "uncertain": 1, "present": 2}
+_VERBS = ("deny", "doubt", "memory")
+# "A or B", said of two findings without a denial, leaves both open; words between A and "or", ours.
+_NEAR = 5
+
+
+def extract_findings(report: str, language: Language) -> tuple[Finding, ...]:
+    """Read off what a report says about each keyword.
+
+    A keyword that is present in one sentence and denied in another counts as present. Each finding carries side, place
+    and size where the words around it tell them. What is told as history only is left out, unless the keyword persists.
+
+    Example:
+        >>> [(f.name, f.status, f.laterality) for f in extract_findings("sin derrame . nodulo en lsd de 8 mm .", "es")]
+        [('pleural effusion', 'absent', None), ('nodule', 'present', 'right')]
+    """
+    said: dict[str, list[Finding]] = {}
+    for finding in _read(report, language):
+        said.setdefault(finding.name, []).append(finding)
+    return tuple(finding for mentions in said.values() for finding in _merge(mentions))
+
+
+def is_negated(sentence: str, language: Language = "en") -> bool:
+    """Say whether a sentence does nothing but deny.
+
+    Example:
+        >>> is_negated("No pleural effusion or pneumothorax."), is_negated("No effusion but left pneumothorax.")
+        (True, False)
+    """
+    findings = list(_read(sentence, language))
+    if findings:
+        return all(finding.status == "absent" for finding in findings)
+    lexicon = load_lexicon(language)
+    stems = lexicon.stems_of(sentence)[:_LONGEST_SENTENCE]
+    return any(
+        (match.kind == "deny_before" and match.first <= 2) or match.kind in ("deny_behind", "deny_either")
+        for match in find_matches(stems, lexicon)
+    )
+
+
+def _read(report: str, language: Language) -> Iterator[Finding]:
+    """Read every sentence; a text that has no stops is read in pieces, so that the time stays linear."""
+    lexicon = load_lexicon(language)
+    for sentence in split_sentences(report):
+        stems = lexicon.stems_of(sentence)
+        for start in range(0, len(stems), _LONGEST_SENTENCE):
+            yield from _read_sentence(stems[start : start + _LONGEST_SENTENCE], lexicon)
+
+
+def _read_sentence(stems: Sequence[str], lexicon: Lexicon) -> list[Finding]:
+    sentence = take_apart(stems, lexicon)
+    if not sentence.keywords:
+        return []
+    statuses = _judge(sentence)
+    places = place_findings(sentence, lexicon.language)
+    return [replace(place, status=status) for status, place in zip(statuses, places, strict=True) if status is not None]
+
+
+def _judge(sentence: Sentence) -> list[Status | None]:
+    """Give each keyword its status; None for what is history only."""
+    reached: dict[str, set[int]] = {verb: set() for verb in _VERBS}
+    for trigger in sentence.matches:
+        verb = trigger.kind.partition("_")[0]
+        if verb in reached:
+            reached[verb] |= _reach(trigger, sentence)
+    statuses: list[Status | None] = []
+    for match in sentence.keywords:
+        if match.last in reached["deny"]:
+            statuses.append("absent")
+        elif match.last in reached["doubt"]:
+            statuses.append("uncertain")
+        elif match.last in reached["memory"] and not load_keywords()[match.name].persists:
+            statuses.append(None)
+        else:
+            statuses.append("present")
+    for before, after in _alternatives(sentence):
+        if statuses[before] == statuses[after] == "present":
+            statuses[before] = statuses[after] = "uncertain"
+    return statuses
+
+
+def _alternatives(sentence: Sentence) -> Iterator[tuple[int, int]]:
+    """Go through the neighbours among the keywords that an "or" stands between."""
+    ors = [match.first for match in sentence.matches if match.kind == "or" and match.name in ("or", "o", "u")]
+    for index in range(len(sentence.keywords) - 1 if ors else 0):
+        last, first = sentence.keywords[index].last, sentence.keywords[index + 1].first
+        if any(last < word < first and word - last <= _NEAR for word in ors):
+            yield index, index + 1
+
+
+# ------------------------------------------------------------------------------------------------ how far words govern
+
+
+def _reach(trigger: Match, sentence: Sentence) -> set[int]:
+    """Find the words that a trigger governs: before it, behind it, or where a keyword is."""
+    verb, _, where = trigger.kind.partition("_")
+    if where == "behind":
+        return set(_reach_back(trigger, sentence))
+    reach = set(_reach_on(trigger, sentence, ends_at_with=verb != "deny"))
+    if where == "both":
+        return reach | set(_reach_back(trigger, sentence))
+    # "Adenopatías: no" denies what stands before the colon.
+    is_answer = trigger.first > 0 and sentence.stems[trigger.first - 1] == ":"
+    if (where == "either" or (where == "before" and is_answer)) and not reach & sentence.heads:
+        return set(_reach_back(trigger, sentence))
+    return reach
+
+
+def _reach_on(trigger: Match, sentence: Sentence, *, ends_at_with: bool) -> Iterator[int]:
+    """Go on from a trigger, word by word, as far as it governs."""
+    stems, by_start = sentence.stems, sentence.by_start
+    here = trigger.last + 1
+    while here < len(stems):
+        match = by_start.get(here)
+        kind = match.kind if match else ""
+        if kind in ("end", "verb") or stems[here] in ";:":
+            return
+        if match is not None and kind == "and":
+            after = by_start.get(match.last + 1)
+            if (after is not None and after.kind == "fresh") or (ends_at_with and match.name in ("with", "con")):
+                return
+        if stems[here] == "," and not _goes_on_listing(here, sentence):
+            return
+        yield here
+        here += 1
+
+
+def _goes_on_listing(comma: int, sentence: Sentence) -> bool:
+    """Say whether an "or" or "ni" follows a comma before anything ends: the list is still the same one."""
+    for here in range(comma + 1, len(sentence.stems)):
+        match = sentence.by_start.get(here)
+        kind = match.kind if match else ""
+        if kind == "or":
+            return True
+        if kind in ("end", "verb") or sentence.stems[here] in ";:":
+            return False
+    return False
+
+
+def _reach_back(trigger: Match, sentence: Sentence) -> Iterator[int]:
+    """Go back from a trigger as far as it governs."""
+    ors = {match.first for match in sentence.matches if match.kind == "or"}
+    stems = sentence.stems
+    here = trigger.first - 1
+    if here >= 0 and stems[here] == ":":
+        here -= 1
+    is_list = False
+    while here >= 0:
+        is_list = is_list or here in ors
+        if here in sentence.ends or stems[here] in ";:" or (stems[here] == "," and not is_list):
+            return
+        yield here
+        here -= 1
+
+
+# --------------------------------------------------------------------------------------------- several mentions of one
+
+
+def _merge(mentions: Sequence[Finding]) -> list[Finding]:
+    """Keep what is most certain of one keyword, each side and place once, the vaguer mentions dropped."""
+    best = max(_RANKS[mention.status] for mention in mentions)
+    kept: dict[tuple[str | None, str | None], Finding] = {}
+    for mention in mentions:
+        if _RANKS[mention.status] == best:
+            key = (mention.laterality, mention.location)
+            kept[key] = replace(mention, size_mm=mention.size_mm or (kept[key].size_mm if key in kept else None))
+    return [
+        finding
+        for (side, location), finding in kept.items()
+        if not any(key != (side, location) and side in (None, key[0]) and location in (None, key[1]) for key in kept)
+    ]
