@@ -98,21 +98,23 @@ def test_patients_are_counted_once_at_their_youngest_age_and_the_oldest_as_one_g
 
 
 def test_shared_texts_are_told_and_two_volumes_of_a_study_share_nothing() -> None:
+    long = " ".join(f"word{n}" for n in range(60))
     cases = [
         make_case(0),
-        make_case(1, study_id="study0"),
+        make_case(1, study_id="study0", patient_id="patient0"),
         make_case(2, report="Five  words about a LUNG"),
-        make_case(3, study_id="study3", patient_id="patient4", report="something else altogether is said"),
+        make_case(3, patient_id="patient4", report="something else altogether is said"),
         make_case(4, report="something else altogether is said"),
-        make_case(5, report="said once and never again"),
-        make_case(6, report=""),
+        make_case(5, report=long),
+        make_case(6, report=f"{long} more"),
+        make_case(7, report="said once and never again"),
+        make_case(8, report=""),
     ]
-    cases[3] = replace(cases[3], patient_id="patient4")
     assert describe_records(cases, [])["texts"] == {
-        "reports": 5,
-        "distinct": 3,
-        "shared by studies": 4,
-        "shared by patients": 2,
+        "reports": 7,
+        "the same in several studies": 4,
+        "nearly the same in several studies": 2,
+        "of these in several patients": 4,
     }
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from medfinder.curation.dataset import CASES, DROPPED, Dataset
 from medfinder.curation.report import count_words
+from medfinder.curation.shared_texts import Told, find_shared_texts
 from medfinder.curation.split import SPLITS
 from medfinder.errors import DatasetError
 from medfinder.records import Case, Doubt, Dropped, Finding
@@ -304,16 +305,16 @@ def _ages(cases: Sequence[Case]) -> dict[str, dict[str, int]]:
 
 
 def _shared_texts(cases: Sequence[Case]) -> dict[str, int]:
-    """Count reports by study, and those that several studies or patients share to the letter, case and blanks aside."""
-    owners: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for case in cases:
-        if case.report:
-            owners[" ".join(case.report.casefold().split())][case.study_id] = case.patient_id
+    """Count reports by study, and those whose text another study or another patient has, too."""
+    told = {
+        (case.study_id, case.report): Told(case.study_id, case.patient_id, case.report) for case in cases if case.report
+    }
+    groups = [group for group in find_shared_texts(told.values()) if len(set(group.names)) > 1]
     return {
-        "reports": sum(len(studies) for studies in owners.values()),
-        "distinct": len(owners),
-        "shared by studies": sum(len(studies) for studies in owners.values() if len(studies) > 1),
-        "shared by patients": sum(len(studies) for studies in owners.values() if len(set(studies.values())) > 1),
+        "reports": len(told),
+        "the same in several studies": sum(len(group.names) for group in groups if group.similarity == 1),
+        "nearly the same in several studies": sum(len(group.names) for group in groups if group.similarity < 1),
+        "of these in several patients": sum(len(group.names) for group in groups if group.patients > 1),
     }
 
 
