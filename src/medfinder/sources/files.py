@@ -22,26 +22,33 @@ _SYSTEM_FOLDERS = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
 _EDGE_BYTES = 4096
 
 
-def walk_files(path: Path) -> Iterator[Path]:
+def walk_files(path: Path, *, locked: list[Path] | None = None) -> Iterator[Path]:
     """Yield the regular files under a folder, sorted by path; of a file, the file itself.
 
     Links to folders are followed, each folder is entered once: a circle of links ends. Links that lead nowhere are
     yielded too, so that a reader can tell that something is gone.
 
+    Args:
+        locked: gets the folders that cannot be opened, so that the caller tells of them and the rest goes on.
+
     Raises:
-        ConfigError: a folder cannot be opened; to pass it over would lose studies without a word.
+        ConfigError: a folder cannot be opened and no list for it was given; to pass it over would lose studies without
+            a word.
     """
     if path.is_file():
         yield path
     else:
-        yield from _walk_folder(path, set())
+        yield from _walk_folder(path, set(), locked)
 
 
-def _walk_folder(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
+def _walk_folder(folder: Path, entered: set[tuple[int, int]], locked: list[Path] | None) -> Iterator[Path]:
     try:
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
+        if locked is not None:
+            locked.append(folder)
+            return
         raise ConfigError(
             f"{folder} cannot be opened: {error.strerror}; mend its permissions or move it out"
         ) from error
@@ -52,9 +59,17 @@ def _walk_folder(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
         if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
             continue
         if entry.is_dir():
-            yield from _walk_folder(folder / entry.name, entered)
+            yield from _walk_folder(folder / entry.name, entered, locked)
         elif entry.is_file() or entry.is_symlink():
             yield folder / entry.name
+
+
+def list_folders(path: Path) -> list[Path]:
+    """List the folders just below a folder, sorted; none where it is no folder or cannot be opened."""
+    try:
+        return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    except OSError:
+        return []
 
 
 def is_volume_file(path: Path) -> bool:

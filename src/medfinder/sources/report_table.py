@@ -18,6 +18,7 @@ from pathlib import Path
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.records import Dropped, Finding, Language, Sex
 from medfinder.sources.files import hash_id, write_whole
+from medfinder.sources.text_table import Cells, Header, read_rows
 
 # name -> what stands in it; the template and the messages speak from here.
 COLUMNS: dict[str, str] = {
@@ -48,9 +49,6 @@ _EXAMPLES = (
     ("# sub-01/ct.nii.gz", "E1", "derrame pleural izquierdo .", "Left pleural effusion.", "es", "P1", "71", "F", ""),
     ("# sub-02/ct.nii.gz", "E2", "Lung mass. No effusion.", "", "en", "P2", "58", "M", "mass; emphysema"),
 )
-_DELIMITERS = ",;\t|"
-# One cell may be as long as the longest table that fits in memory; curation judges a report's length, not the parser.
-_FIELD_LIMIT = 2**30
 _SEXES: dict[str, Sex] = {
     **dict.fromkeys(("f", "female", "woman", "mujer", "femenino"), "F"),
     **dict.fromkeys(("m", "male", "man", "hombre", "varon", "varón", "masculino", "h", "v"), "M"),
@@ -135,15 +133,15 @@ def read_table(path: Path, *, source: str) -> ReportTable:
     Raises:
         DatasetError: the file is absent, no text, or lacks columns; the message names found and expected ones.
     """
-    rows = _split_rows(_decode(path), path)
+    rows = list(read_rows(path, lambda title: _column_of(title) is not None))
     if not rows:
         raise DatasetError(f"{path} is empty; expected a header with these columns: {', '.join(COLUMNS)}")
-    header = _Header.read(rows[0][1], path)
+    header = _read_header(rows[0][1], path)
     sexes = _read_sexes({header.cell(cells, "sex").lower() for _, cells in rows[1:]})
     good: list[Row] = []
     refused: list[Dropped] = []
     for number, cells in rows[1:]:
-        fault = header.find_fault(cells)
+        fault = _find_fault(header, cells)
         if fault is None:
             good.append(_read_row(number, cells, header, sexes))
         else:
@@ -174,88 +172,35 @@ def refuse_row(study_id: str, source: str, reason: str, detail: str) -> Dropped:
     return Dropped(study_id=study_id, series_id="", source=source, stage="table", reason=reason, detail=detail)
 
 
-def _decode(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise DatasetError(f"no report table at {path}; give a CSV or TSV file") from None
-    except OSError as error:
-        raise DatasetError(f"report table {path} cannot be read: {error.strerror}") from error
-    if raw[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
-        raise DatasetError(f"{path} is an Excel workbook or archive, expected CSV or TSV; save it as CSV (UTF-8)")
-    is_utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-    # Windows-1252 leaves five bytes undefined; Latin-1 reads whatever is left.
-    for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "cp1252", "latin-1"):
-        try:
-            return raw.decode(encoding).replace("\0", "")
-        except UnicodeDecodeError:
-            continue
-    raise DatasetError(f"{path} is no text: it begins like UTF-16 and is not; save it as CSV (UTF-8)")
-
-
-def _split_rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
-    """Cut the text into numbered rows of cells, at the delimiter that yields the most known columns."""
-    lines = text.splitlines(keepends=True)
-    first = next((line for line in lines if line.strip() and not _is_remark(line)), "")
-    limit = csv.field_size_limit(_FIELD_LIMIT)
-    try:
-        headers = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in _DELIMITERS}
-        delimiter = max(_DELIMITERS, key=lambda d: sum(_column_of(title) is not None for title in headers[d]))
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        return [(n, row) for n, row in enumerate(reader, start=1) if any(row) and not _is_remark(row[0])]
-    except csv.Error as error:
-        raise DatasetError(f"{path} is not a table: {error}; save it as CSV (UTF-8)") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _is_remark(text: str) -> bool:
-    return text.lstrip(' "').startswith("#")
-
-
 def _column_of(title: str) -> str | None:
     name = title.strip().lower().replace(" ", "_")
     name = SYNONYMS.get(name, name)
     return name if name in COLUMNS else None
 
 
-@dataclass(frozen=True)
-class _Header:
-    """Where each column stands, and how wide a row may be."""
-
-    columns: Mapping[str, int]
-    width: int
-
-    @classmethod
-    def read(cls, titles: Sequence[str], path: Path) -> "_Header":
-        columns: dict[str, int] = {}
-        for place, title in enumerate(titles):
-            name = _column_of(title)
-            if name in columns:
-                raise DatasetError(f"{path} has two columns for {name!r}; keep one")
-            if name is not None:
-                columns[name] = place
-        if "report" not in columns or not columns.keys() & {"path", "study_id"}:
-            found = ", ".join(repr(title.strip()[:40]) for title in titles[:20])
-            raise DatasetError(
-                f"{path} lacks columns: found {found}; expected 'report' and one of 'path', 'study_id'"
-                f" (optional: {', '.join(list(COLUMNS)[3:])}); medfinder curate --template writes an example"
-            )
-        return cls(columns, len(titles))
-
-    def cell(self, cells: Sequence[str], name: str) -> str:
-        place = self.columns.get(name)
-        return cells[place].strip() if place is not None and place < len(cells) else ""
-
-    def find_fault(self, cells: Sequence[str]) -> str | None:
-        if any(cell.strip() for cell in cells[self.width :]):
-            return f"{len(cells)} cells, expected {self.width}; put quotes around the report"
-        if not self.cell(cells, "path") and not self.cell(cells, "study_id"):
-            return "neither path nor study_id"
-        return None
+def _read_header(titles: Sequence[str], path: Path) -> Header:
+    names = [name for title in titles if (name := _column_of(title)) is not None]
+    for name in names:
+        if names.count(name) > 1:
+            raise DatasetError(f"{path} has two columns for {name!r}; keep one")
+    if "report" not in names or not {"path", "study_id"} & set(names):
+        found = ", ".join(repr(title.strip()[:40]) for title in titles[:20])
+        raise DatasetError(
+            f"{path} lacks columns: found {found}; expected 'report' and one of 'path', 'study_id'"
+            f" (optional: {', '.join(list(COLUMNS)[3:])}); medfinder curate --template writes an example"
+        )
+    return Header.read(titles, _column_of)
 
 
-def _read_row(number: int, cells: Sequence[str], header: _Header, sexes: Mapping[str, Sex]) -> Row:
+def _find_fault(header: Header, cells: Cells) -> str | None:
+    if header.has_too_many(cells):
+        return f"{len(cells)} cells, expected {header.width}; put quotes around the report"
+    if not header.cell(cells, "path") and not header.cell(cells, "study_id"):
+        return "neither path nor study_id"
+    return None
+
+
+def _read_row(number: int, cells: Cells, header: Header, sexes: Mapping[str, Sex]) -> Row:
     language = header.cell(cells, "language").lower()[:2]
     return Row(
         number=number,

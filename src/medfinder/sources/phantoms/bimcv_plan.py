@@ -248,13 +248,13 @@ def plan_sessions(*, studies: int, seed: int, size: int, settings: TreeSettings)
     for study in draw_studies(studies=studies, seed=seed, size=size):
         patient = study.patient.patient_id
         subject = subjects.setdefault(patient, f"sub-S{3001 + len(subjects):05d}")
-        first_day = datetime.date(2020, 2, 20) + datetime.timedelta(days=_hash_number(patient) % 400)
+        first_day = datetime.date(2020, 2, 20) + datetime.timedelta(days=hash_number(patient) % 400)
         date = first_day + datetime.timedelta(days=study.date_offset_days)
-        rng = np.random.default_rng([seed, _hash_number("bimcv"), len(sessions)])
+        rng = np.random.default_rng([seed, hash_number("bimcv"), len(sessions)])
         sessions.append(_plan_ct(study, subject, f"ses-E{10001 + len(sessions):05d}", date, rng, settings))
         if rng.random() < settings.xray_session_rate:
             sessions.append(_plan_xray(study, subject, f"ses-E{10001 + len(sessions):05d}", date, rng))
-    rng = np.random.default_rng([seed, _hash_number("bimcv reports")])
+    rng = np.random.default_rng([seed, hash_number("bimcv reports")])
     return [_give_report(place, sessions, rng, settings.faults) for place in range(len(sessions))]
 
 
@@ -270,7 +270,8 @@ def abdomen_to_render(study: StudyPlan) -> VolumePlan:
     return replace(plan, shape=(x, y, 2 * z))
 
 
-def _write_report(study: StudyPlan) -> Report:
+def write_study_report(study: StudyPlan) -> Report:
+    """Write the report of a phantom study; the same study has the same words in every layout."""
     patient = study.patient
     return write_report(
         findings=study.findings,
@@ -281,7 +282,8 @@ def _write_report(study: StudyPlan) -> Report:
     )
 
 
-def _hash_number(text: str) -> int:
+def hash_number(text: str) -> int:
+    """Make a number of a name, for seeds that no other name shares."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
@@ -315,7 +317,7 @@ def _plan_ct(
         session=session,
         date=date,
         modality="CT",
-        report=_write_report(study),
+        report=write_study_report(study),
         series=_rank(series),
         xrays=(f"{subject}_{session}_run-1_bp-chest_vp-pa_{_pick(rng, ('cr', 'dx'))}",) if has_xray else (),
         seed=_draw_seed(rng),
@@ -455,7 +457,7 @@ def _plan_xray(
         session=session,
         date=date + datetime.timedelta(days=1 + int(rng.integers(3))),
         modality="DX",
-        report=_pick(rng, _XRAY_REPORTS),
+        report=_pick(rng, XRAY_REPORTS),
         series=(),
         xrays=tuple(f"{stem}_run-{run}_bp-chest_vp-pa_dx" for run in range(1, 2 + int(rng.integers(2)))),
         seed=_draw_seed(rng),
@@ -464,7 +466,7 @@ def _plan_xray(
 
 # ---------------------------------------------------------------------------------------------------------- the reports
 
-_XRAY_REPORTS = (
+XRAY_REPORTS = (
     Report(
         "rx torax pa y lateral . indice cardiotoracico dentro de la normalidad . sin otros hallazgos valorables .",
         "PA and lateral chest X-ray. Cardiothoracic index within normal limits. No other assessable findings.",
@@ -490,7 +492,7 @@ def _give_report(
     own = LabelRow(plan.subject, plan.session, plan.report.spanish, plan.findings if plan.modality == "CT" else ())
     # As many numbers are drawn for every session, so that a fault more or less does not move the others.
     at, variant, other = rng.random(), int(rng.integers(2)), _pick(rng, _SHORT_TEXTS)
-    xray = _pick(rng, _XRAY_REPORTS)
+    xray = _pick(rng, XRAY_REPORTS)
     fault = _choose_session_fault(plan, at, rates)
     honest = replace(plan, rows=(own,), report_of=plan.session)
     if fault == "mispaired":

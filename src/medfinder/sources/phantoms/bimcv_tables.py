@@ -52,7 +52,7 @@ LABELS: dict[str, tuple[str, str]] = {
     "scoliosis": ("scoliosis", "C0036439"),
 }
 _ATELECTASIS = {"laminar": ("laminar atelectasis", ""), "lobar": ("lobar atelectasis", "")}
-_LABEL_COLUMNS = (
+LABEL_COLUMNS = (
     "PatientID",
     "ReportID",
     "Report",
@@ -138,7 +138,7 @@ def _write_labels(root: Path, sessions: Sequence[SessionPlan], seed: int) -> Non
         cells = [label_cells(row, rng) for row in plan.rows]
         # Rows that are there twice word for word have the same labels too.
         rows += [cells[0] if row == plan.rows[0] else cell for row, cell in zip(plan.rows, cells, strict=True)]
-    write_table(root / "derivatives" / "labels" / "labels_covid_posi.tsv", _LABEL_COLUMNS, rows)
+    write_table(root / "derivatives" / "labels" / "labels_covid_posi.tsv", LABEL_COLUMNS, rows)
 
 
 def label_cells(row: LabelRow, rng: np.random.Generator) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import medfinder
-from medfinder.errors import ConfigError, MedFinderError
+from medfinder.errors import MedFinderError
 from medfinder.sources.phantoms.bimcv_plan import (
     KINDS,
     FaultRates,
@@ -30,14 +30,13 @@ from medfinder.sources.phantoms.bimcv_plan import (
 from medfinder.sources.phantoms.bimcv_series import write_session
 from medfinder.sources.phantoms.bimcv_tables import write_tables, write_text
 from medfinder.sources.phantoms.render import render
+from medfinder.sources.phantoms.tree_folder import PROVENANCE_FILE, claim, run
 from medfinder.sources.phantoms.write import GENERATOR
-from medfinder.workers import open_pool
 
 __all__ = ["FaultRates", "TreeSettings", "write_bimcv_tree"]
 
 ROOT = "covid19_posi"
 TRUTH_FILE = "truth.jsonl"
-PROVENANCE_FILE = "provenance.json"
 _KIND = "raw BIMCV tree of phantoms"
 
 _README = """# SYNTHETIC raw BIMCV tree
@@ -131,35 +130,17 @@ def _write_tree(
     progress: Callable[[int, int], None],
     settings: TreeSettings,
 ) -> None:
-    _claim(out, _provenance(studies=studies, seed=seed, size=size, settings=settings))
+    readme = _README.format(root=ROOT, truth=TRUTH_FILE, provenance=PROVENANCE_FILE, kinds=", ".join(KINDS))
+    claim(out, _provenance(studies=studies, seed=seed, size=size, settings=settings), readme)
     sessions = plan_sessions(studies=studies, seed=seed, size=size, settings=settings)
     wanted = [plan for plan in sessions if not _folder(out, plan).is_dir()]
     done = len(sessions) - len(wanted)
     progress(done, len(sessions))
-    for _ in _run(partial(_make_session, out), wanted, workers):
+    for _ in run(partial(_make_session, out), wanted, workers):
         done += 1
         progress(done, len(sessions))
     write_tables(out / ROOT, sessions, seed)
     write_text(out / TRUTH_FILE, "".join(f"{_spell(line)}\n" for line in _tell_truth(sessions)))
-
-
-def _claim(out: Path, provenance: dict[str, Any]) -> None:
-    """Make the folder ours, or find that it is."""
-    found = out / PROVENANCE_FILE
-    text = json.dumps(provenance, indent=2, sort_keys=True) + "\n"
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file, expected a folder; give another name")
-    if found.is_file():
-        if found.read_text(encoding="utf-8") != text:
-            raise ConfigError(
-                f"{out} holds a tree or dataset of other arguments; give a new folder, or delete this one"
-            )
-    elif out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty and holds no {_KIND}; give a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(found, text)
-    readme = _README.format(root=ROOT, truth=TRUTH_FILE, provenance=PROVENANCE_FILE, kinds=", ".join(KINDS))
-    write_text(out / "README.md", readme)
 
 
 def _provenance(*, studies: int, seed: int, size: int, settings: TreeSettings) -> dict[str, Any]:
@@ -173,14 +154,6 @@ def _provenance(*, studies: int, seed: int, size: int, settings: TreeSettings) -
         "size": size,
         "settings": dataclasses.asdict(settings),
     }
-
-
-def _run(job: Callable[[SessionPlan], None], plans: Sequence[SessionPlan], workers: int) -> Iterator[None]:
-    if workers <= 1 or len(plans) < 2:
-        yield from map(job, plans)
-        return
-    with open_pool(min(workers, len(plans))) as pool:
-        yield from pool.map(job, plans)
 
 
 def _folder(out: Path, plan: SessionPlan) -> Path:
