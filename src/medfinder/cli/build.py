@@ -40,13 +40,19 @@ def phantoms(
     raw_bimcv: Annotated[
         bool, typer.Option("--raw-bimcv", help="Write the raw BIMCV COVID-19+ tree, faults included.")
     ] = False,
+    released_bimcv_r: Annotated[
+        bool, typer.Option("--released-bimcv-r", help="Write the released BIMCV-R layout, faults included.")
+    ] = False,
     workers: Workers = 1,
 ) -> None:
     """Make synthetic chest CT studies with Spanish and English reports."""
+    from medfinder.sources.phantoms.bimcv_r_tree import write_bimcv_r
     from medfinder.sources.phantoms.bimcv_tree import write_bimcv_tree
     from medfinder.sources.phantoms.write import write_phantoms
 
-    write = write_bimcv_tree if raw_bimcv else write_phantoms
+    if raw_bimcv and released_bimcv_r:
+        raise ConfigError("--raw-bimcv and --released-bimcv-r are two layouts; give one of them")
+    write = write_bimcv_tree if raw_bimcv else write_bimcv_r if released_bimcv_r else write_phantoms
     with progress_bar("phantoms") as progress:
         write(out, studies=cases, seed=seed, size=size, workers=workers, progress=progress)
     remark(f"{cases} synthetic studies in {out}")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from medfinder.errors import ConfigError
 from medfinder.records import Dropped, Study
-from medfinder.sources import dicom, nifti, phantoms_folder
+from medfinder.sources import bimcv, bimcv_r, dicom, nifti, phantoms_folder
 from medfinder.sources.files import is_dicom, is_volume_file, walk_files
 
 
@@ -44,6 +44,10 @@ def find_source(path: Path) -> str:
         raise ConfigError(
             f"{path} holds phantoms that were not finished; run the same medfinder phantoms command again"
         )
+    if bimcv.find_roots(path):
+        return "bimcv"
+    if bimcv_r.find_tables(path):
+        return "bimcv_r"
     volumes = has_dicom = False
     files = 0
     for file in walk_files(path):
@@ -77,6 +81,8 @@ def find_reader(kind: str) -> Reader:
 
 SOURCES: dict[str, Reader] = {
     "phantoms": phantoms_folder.read,
+    "bimcv": bimcv.read,
+    "bimcv_r": bimcv_r.read,
     "dicom": dicom.read,
     "nifti": nifti.read,
 }
