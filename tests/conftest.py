@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 
 from medfinder.curation.dataset import CASES, DROPPED, KIND, VOLUMES, Dataset, Figures, write_cases, write_dropped
-from medfinder.curation.study import CurationSettings
 from medfinder.records import Case, Dropped
-from medfinder.volume import Grid
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -34,6 +32,19 @@ def samples() -> Path:
 def real_data() -> Path:
     """Folder of the real CT volumes beside the checkout, or of the shipped ones where there is none."""
     return SHARED_DATA if SHARED_DATA.is_dir() else SAMPLES
+
+
+# What the provenance of a dataset tells of its settings, as far as others read it.
+_SETTINGS = {
+    "grid": {"spacing_mm": [11.0, 11.0, 11.0], "shape": [32, 28, 32], "window_hu": [-1024.0, 1500.0]},
+    "max_missing_share": 0.3,
+    "min_dimension": 96,
+    "min_dimension_synthetic": 32,
+    "require_report": True,
+    "min_words": 5,
+    "shares": {"train": 0.7, "val": 0.1, "test": 0.2},
+    "seed": 0,
+}
 
 
 @pytest.fixture
@@ -61,8 +72,7 @@ def make_dataset() -> Callable[..., Dataset]:
             rows.append((replace(case, volume=f"{VOLUMES}/{path.name}"), changed))
         write_cases(folder / CASES, rows)
         write_dropped(folder / DROPPED, dropped)
-        settings = CurationSettings(grid=Grid(spacing_mm=(11.0, 11.0, 11.0), shape=(32, 28, 32)))
-        about = {"kind": KIND, "format": 1, "source": "nifti", "settings": asdict(settings), **provenance}
+        about = {"kind": KIND, "format": 1, "source": "nifti", "settings": _SETTINGS, **provenance}
         (folder / "provenance.json").write_text(json.dumps(about), encoding="utf-8")
         return Dataset.open(folder)
 
