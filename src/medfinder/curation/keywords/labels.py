@@ -6,6 +6,7 @@ has no keyword for. Refused: nothing; empty entries and remarks such as ``normal
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -41,25 +42,33 @@ def read_label(name: str) -> Finding | None:
     return Finding(keyword) if keyword else None
 
 
-def map_labels(names: Iterable[str]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+def map_labels(labels: Iterable[str | Finding]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
     """Map the labels of one report: its findings, each once, and the names that no keyword stands for.
+
+    Args:
+        labels: names, or findings under such names as sources hand them on, which keep their side, place and size.
 
     Example:
         >>> found, unmapped = map_labels([" pleural effusion", "normal", "", "nipple shadow", "pleural effusion"])
         >>> [finding.name for finding in found], unmapped
         (['pleural effusion'], ('nipple shadow',))
     """
-    found: dict[str, Finding] = {}
+    found: dict[tuple[object, ...], Finding] = {}
     unmapped: dict[str, None] = {}
-    for name in names:
-        folded = _fold_label(name)
+    for label in labels:
+        told = label if isinstance(label, Finding) else Finding(label)
+        folded = _fold_label(told.name)
         if not folded or folded in _remarks():
             continue
-        finding = read_label(name)
-        if finding is None:
-            unmapped[name.strip()] = None
-        elif finding.name not in found or finding.status == "present":
-            found[finding.name] = finding
+        read = read_label(told.name)
+        if read is None:
+            unmapped[told.name.strip()] = None
+            continue
+        status = read.status if told.status == "present" else told.status
+        finding = replace(told, name=read.name, status=status)
+        key = (finding.name, finding.laterality, finding.location)
+        if key not in found or status == "present":
+            found[key] = finding
     return tuple(found.values()), tuple(unmapped)
 
 

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from medfinder.curation.keywords.words import fold, mend, plural, shortened_forms, stem, words_of
+from medfinder.errors import ConfigError
 from medfinder.records import Language
 
 LANGUAGES: tuple[Language, ...] = ("en", "es")
@@ -117,6 +118,18 @@ def resolve_keyword(words: str) -> str | None:
     return next((name for language in LANGUAGES if (name := _short_names(language).get(short))), None)
 
 
+def check_language(name: str) -> Language:
+    """Take the code of a language that the library knows.
+
+    Raises:
+        ConfigError: another one.
+    """
+    for language in LANGUAGES:
+        if name.lower() == language:
+            return language
+    raise ConfigError(f"language {name!r}; expected {' or '.join(LANGUAGES)}")
+
+
 def expand_abbreviations(text: str, language: Language = "en") -> str:
     """Write abbreviations out, e.g. for a text encoder that does not know them.
 
@@ -216,7 +229,7 @@ def _add(lexicon: Lexicon, kind: str, name: str, words: str) -> None:
     needed = frozenset(stems) - {GAP, WIDE_GAP}
     lexicon.known.update(needed)
     lexicon.patterns.setdefault(stems[0], []).append(Pattern(stems, kind, name, needed))
-    if kind == "keyword" and len(needed) and not {GAP, WIDE_GAP} & set(stems):
+    if kind == "keyword" and not {GAP, WIDE_GAP} & set(stems):
         lexicon.names.setdefault(stems, name)
         lexicon.names.setdefault(tuple(word for word in stems if word not in STOP_WORDS), name)
 
