@@ -222,7 +222,7 @@ def test_two_reports_for_a_session_a_row_twice_and_a_row_for_no_image_each_have_
         "no image": 1,
         "unreadable row": 2,
     }
-    assert "rows for this session differ (row 2 of label table, row 3" in next(
+    assert "reports for this session differ (row 2 of label table, row 3" in next(
         row.detail for row in dropped if row.reason == "two reports"
     )
     assert not any(word in repr(dropped) for word in ("derrame", "sin imagen", "S03009"))

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfinder.errors import ConfigError, StudyError
-from medfinder.records import Claim, Dropped, Series, Study
+from medfinder.records import Claim, Dropped, Series, Sex, Study
 from medfinder.sources.bimcv_tables import (
     BadRow,
+    FileName,
     Participant,
     ReportRow,
     SessionRow,
@@ -208,7 +209,7 @@ def _read_reports(tables: Sequence[Path], tree: _Tree) -> _Reports:
     reports = _Reports(len(tables))
     present = {key.session for key in tree.sessions}
     for number, path in enumerate(tables):
-        for row in read_report_rows(path, number):
+        for row in read_report_rows(path, number, present):
             if isinstance(row, BadRow):
                 detail = f"{reports.place(row)} has {row.fault}"
                 reports.refuse(hash_id("row", str(number), str(row.number)), "unreadable row", detail)
@@ -285,12 +286,13 @@ def _subject(
 ) -> Iterator[Study | Dropped]:
     """Yield the sessions of one subject; days count from the first of its CTs."""
     own = {key.session for key in keys}
-    told = dict(common)
+    told: dict[str, SessionRow] = {}
     for path in tree.session_tables.get(keys[0].subject, []):
         told |= read_sessions(path, own)
     sessions = []
     for key in keys:
-        session = _Session(key, [], [], [], told.get(key.session, SessionRow(None, ())))
+        row = told.get(key.session) or common.get(key.session, SessionRow(None, ()))
+        session = _Session(key, [], [], [], row)
         yield from _read_series(tree.sessions[key], session)
         if session.series:
             sessions.append(session)
@@ -307,25 +309,24 @@ def _read_series(files: _Files, session: _Session) -> Iterator[Dropped]:
     seen: set[str] = set()
     for path in files.volumes:
         stem = name_without_suffix(path)
-        side: SideFile | None = None
-        fault: tuple[str, str] | None = None
+        was_seen = stem in seen
+        seen.add(stem)
         try:
             side = read_side_file(path.with_name(f"{stem}.json"))
-            fault = _find_fault(stem, side, session.key, seen)
         except StudyError as error:
-            fault = "unreadable side file", str(error)
-        seen.add(stem)
-        if fault is not None or side is None:
-            yield _refuse_series(session.key, stem, *(fault or ("", "")))
+            yield _refuse_series(session.key, stem, "unreadable side file", str(error))
             continue
-        series_id = _series_id(stem)
-        session.series.append(Series(series_id, path, tags=side.tags, rescale=side.rescale))
-        session.sides.append(side)
         name = parse_file_name(stem)
+        fault = _find_fault(stem, name, side, session.key, was_seen=was_seen)
+        if fault is not None:
+            yield _refuse_series(session.key, stem, *fault)
+            continue
+        session.series.append(Series(_series_id(stem), path, tags=side.tags, rescale=side.rescale))
+        session.sides.append(side)
         session.parts.append(name.part if name else "")
-    for name in (name for table in files.scans for name in read_scans(table)):
-        stem = name_without_suffix(Path(name))
-        if is_volume_file(Path(name)) and stem not in seen:
+    for listed in (listed for table in files.scans for listed in read_scans(table)):
+        stem = name_without_suffix(Path(listed))
+        if is_volume_file(Path(listed)) and stem not in seen:
             detail = "the session's table of scans lists this volume, but it is not in the folder; copy it again"
             yield _refuse_series(session.key, stem, "absent", detail)
 
@@ -338,10 +339,11 @@ def _refuse_series(key: _Key, stem: str, reason: str, detail: str) -> Dropped:
     return Dropped(key.study_id, _series_id(stem), SOURCE, "read", reason, detail)
 
 
-def _find_fault(stem: str, side: SideFile, key: _Key, seen: set[str]) -> tuple[str, str] | None:
+def _find_fault(
+    stem: str, name: FileName | None, side: SideFile, key: _Key, *, was_seen: bool
+) -> tuple[str, str] | None:
     """Tell why a volume is no CT series of its session; None when it is one."""
-    name = parse_file_name(stem)
-    if stem in seen:
+    if was_seen:
         return "duplicate file", "the session holds this volume twice; the first one stands"
     if name and (name.patient, name.session) != key:
         return "misplaced", "the file's name tells another session than its folder; move it where it belongs"
@@ -358,37 +360,44 @@ def _study(
     is_synthetic: bool,
 ) -> Iterator[Study | Dropped]:
     study_id = session.key.study_id
-    rows = reports.rows.get(session.key.session, [])
-    kept, spare, other = sort_rows(rows)
-    if other:
+    kept, spare, other = sort_rows(reports.rows.get(session.key.session, []))
+    texts = (kept.report,) if kept and kept.report else session.row.texts
+    if other or len(texts) > 1:
         places = ", ".join(reports.place(row) for row in (kept, *other)[:5] if row)
-        yield refuse_row(study_id, SOURCE, "two reports", f"rows for this session differ ({places}); keep one of them")
+        where = places if other else f"{len(texts)} texts in the table of sessions"
+        yield refuse_row(
+            study_id, SOURCE, "two reports", f"reports for this session differ ({where}); keep one of them"
+        )
         return
     for row in spare:
         detail = f"{reports.place(row)} says what another row says already; that one stands"
         yield refuse_row(study_id, SOURCE, "duplicate row", detail)
-    texts = (kept.report,) if kept and kept.report else session.row.texts
-    if len(texts) > 1:
-        detail = f"the table of sessions holds {len(texts)} different texts for this session; keep one of them"
-        yield refuse_row(study_id, SOURCE, "two reports", detail)
-        return
-    ages, sexes = {side.age_years for side in session.sides} - {None}, {side.sex for side in session.sides} - {None}
-    told_ages = participant.ages if participant else ()
-    told_sex = participant.sex if participant else None
     yield Study(
         study_id=study_id,
         patient_id=hash_id("patient", session.key.subject),
         source=SOURCE,
         series=tuple(session.series),
-        report=(texts[0] if texts else None) or None,
+        report=next(iter(texts), None),
         report_language="es",
         findings=kept.findings if kept else (),
-        age_years=min(ages, default=told_ages[0] if len(told_ages) == 1 else None),  # type: ignore[type-var]
-        sex=next(iter(sexes)) if len(sexes) == 1 else told_sex,
+        age_years=_choose_age(session, participant),
+        sex=_choose_sex(session, participant),
         date_offset_days=(session.day - first).days if session.day and first else None,
         claims=_claims(session, kept, participant, first),
         is_synthetic=is_synthetic,
     )
+
+
+def _choose_age(session: _Session, participant: Participant | None) -> int | None:
+    """Take the age that the images tell, else that of the table where it tells one only."""
+    told = participant.ages if participant and len(participant.ages) == 1 else ()
+    return next((side.age_years for side in session.sides if side.age_years is not None), next(iter(told), None))
+
+
+def _choose_sex(session: _Session, participant: Participant | None) -> Sex | None:
+    """Take the sex that all images tell, else that of the table."""
+    sexes = {side.sex for side in session.sides if side.sex is not None}
+    return sexes.pop() if len(sexes) == 1 else participant.sex if participant else None
 
 
 def _claims(

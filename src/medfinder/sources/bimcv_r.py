@@ -156,18 +156,18 @@ def _study(members: list[_Volume], is_synthetic: bool) -> Iterator[Study | Dropp
         detail = f"rows for the volumes of this session differ (rows {numbers}); expected one report a session"
         yield refuse_row(study_id, SOURCE, "two reports", detail)
         return
-    row = next((member.row for member in members if member.row), None)
-    patient = first.patient or (row.patient if row else "") or first.stem
+    kept = next((member.row for member in members if member.row), None)
+    patient = first.patient or (kept.patient if kept else "") or first.stem
     yield Study(
         study_id=study_id,
         patient_id=hash_id("patient", patient),
         source=SOURCE,
         series=tuple(Series(_series_id(member.stem), member.files[0]) for member in members),
-        report=(row.report if row else None) or None,
+        report=(kept.report if kept else None) or None,
         report_language="es",
-        report_en=(row.report_en if row else None) or None,
-        findings=row.findings if row else (),
-        claims=_claims(first, row),
+        report_en=(kept.report_en if kept else None) or None,
+        findings=kept.findings if kept else (),
+        claims=_claims(first, kept),
         is_synthetic=is_synthetic,
     )
 

@@ -124,8 +124,12 @@ class BadRow(NamedTuple):
     fault: str
 
 
-def read_report_rows(path: Path, table: int = 0) -> Iterator[ReportRow | BadRow]:
+def read_report_rows(path: Path, table: int = 0, wanted: Container[str] | None = None) -> Iterator[ReportRow | BadRow]:
     """Yield the rows of a table of reports, one at a time.
+
+    Args:
+        table: number of the table, that the rows then bear.
+        wanted: bare ids of sessions; rows of others come with their ids alone, which is quicker.
 
     Raises:
         DatasetError: the file is no table, or lacks the columns of one.
@@ -141,19 +145,18 @@ def read_report_rows(path: Path, table: int = 0) -> Iterator[ReportRow | BadRow]
             " path and Report_en"
         )
     for number, cells in rows:
-        yield _report_row(table, number, cells, header)
+        yield _report_row(table, number, cells, header, wanted)
 
 
-def _report_row(table: int, number: int, cells: Cells, header: Header) -> ReportRow | BadRow:
-    if header.has_too_many(cells):
+def _report_row(
+    table: int, number: int, cells: Cells, header: Header, wanted: Container[str] | None
+) -> ReportRow | BadRow:
+    if len(cells) > header.width and header.has_too_many(cells):
         return BadRow(table, number, f"{len(cells)} cells, expected {header.width}")
-    row = ReportRow(
-        table,
-        number,
-        bare_id(header.cell(cells, "patient")),
-        bare_id(header.cell(cells, "session")),
-        *(header.cell(cells, name) for name in ReportRow._fields[4:]),
-    )
+    patient, session = bare_id(header.cell(cells, "patient")), bare_id(header.cell(cells, "session"))
+    if session and wanted is not None and session not in wanted:
+        return ReportRow(table, number, patient, session, "")
+    row = ReportRow(table, number, patient, session, *(header.cell(cells, name) for name in ReportRow._fields[4:]))
     if not (row.session or row.path or row.ct_path):
         return BadRow(table, number, "no ReportID and no path")
     return row

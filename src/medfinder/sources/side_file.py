@@ -70,11 +70,15 @@ class _Values(dict[str, Any]):
         return next(iter(self.list(tag, keyword)), "")
 
     def number(self, tag: str, keyword: str) -> float | None:
+        return next(iter(self.numbers(tag, keyword, 1)), None)
+
+    def numbers(self, tag: str, keyword: str, count: int) -> tuple[float, ...]:
+        """Return the first ``count`` values as finite numbers; nothing where there are fewer."""
         try:
-            number = float(self.text(tag, keyword))
+            numbers = tuple(float(text) for text in self.list(tag, keyword)[:count])
         except ValueError:
-            return None
-        return number if math.isfinite(number) else None
+            return ()
+        return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()
 
     def count(self, tag: str, keyword: str) -> int | None:
         number = self.number(tag, keyword)
@@ -106,6 +110,7 @@ def _read_tags(values: _Values) -> SeriesTags:
         patient_position=values.text("00185100", "PatientPosition"),
         slices=next((count for names in counts if (count := values.count(*names))), None),
         has_contrast=bool(agent) if is_told else None,
+        image_orientation_patient=values.numbers("00200037", "ImageOrientationPatient", 6),
     )
 
 
