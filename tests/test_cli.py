@@ -13,7 +13,7 @@ import pytest
 
 from medfinder.cli import app
 
-COMMANDS = ("phantoms", "curate", "train", "index", "series", "search", "evaluate", "embed", "info", "demo")
+COMMANDS = ("phantoms", "curate", "train", "index", "series", "pairing", "search", "evaluate", "embed", "info", "demo")
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
 
