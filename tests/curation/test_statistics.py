@@ -19,6 +19,7 @@ from medfinder.curation.statistics import (
     lay_out,
     make_tables,
     statistics_markdown,
+    statistics_text,
 )
 from medfinder.errors import DatasetError
 from medfinder.records import Case, Doubt, Dropped, Finding
@@ -149,6 +150,18 @@ def test_the_papers_numbers_stand_beside_ours_and_are_told_apart() -> None:
 def test_an_empty_dataset_has_tables_too() -> None:
     text = statistics_markdown(describe_records([], []))
     assert text.startswith("0 cases of 0 studies of 0 patients; 0 studies, series or table rows set aside.")
+
+
+def test_the_terminal_is_told_what_is_synthetic_and_gets_columns_of_even_width() -> None:
+    text = statistics_text(describe_records([make_case(0, is_synthetic=True), make_case(1)], []))
+    assert text.startswith("SYNTHETIC: 1 of 2 cases are computer-made phantoms.")
+    lines = text[text.index("### Splits") :].splitlines()[2:6]
+    assert [line.split() for line in lines[1:]] == [
+        ["train", "2", "2", "2"],
+        ["val", "0", "0", "0"],
+        ["test", "0", "0", "0"],
+    ]
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_a_bar_in_a_cell_does_not_end_it() -> None:

@@ -89,7 +89,7 @@ def draw_figures(description: Mapping[str, Any], *, top: int = 30) -> dict[str, 
         figures["keywords.svg"] = draw_keywords(description, top=top)
         figures["word_cloud.svg"] = draw_word_cloud(description)
         figures["splits.svg"] = draw_splits(description, top=top)
-    if description["ages"]:
+    if any(counts["F"] or counts["M"] for counts in description["ages"].values()):
         figures["ages.svg"] = draw_ages(description)
     if description["histograms"]:
         figures["histograms.svg"] = draw_histograms(description)

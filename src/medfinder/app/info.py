@@ -3,16 +3,19 @@
 In: a path. Out: a dictionary whose first entry is ``kind``. Refused: what the room that owns the thing refuses.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medfinder.curation.dataset import Dataset, is_dataset
-from medfinder.curation.statistics import describe
+from medfinder.curation.statistics import describe, statistics_text
 from medfinder.retrieval.index import SearchIndex, is_index
 from medfinder.sources.files import is_volume_file, relative_name, walk_files
 from medfinder.sources.phantoms_folder import STUDIES_FILE
 from medfinder.volume import body_region, list_dicom_series, read_volume
+
+_FINDINGS_SHOWN = 20
 
 
 def describe_path(path: Path) -> dict[str, Any]:
@@ -42,6 +45,11 @@ def describe_path(path: Path) -> dict[str, Any]:
         if len(series) != 1:
             return {"kind": "DICOM folder", "series": [_plain(asdict(one)) for one in series]}
     return {"kind": "volume", **_describe_volume(path)}
+
+
+def dataset_facts(facts: Mapping[str, Any]) -> str:
+    """Set out what ``describe_path`` says of a dataset as tables for the terminal."""
+    return statistics_text(facts, top=_FINDINGS_SHOWN)
 
 
 def _describe_volume(path: Path) -> dict[str, Any]:

@@ -126,11 +126,13 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Say what a path holds."""
-    from medfinder.app.info import describe_path
+    from medfinder.app.info import dataset_facts, describe_path
 
     facts = describe_path(existing(path))
     if as_json:
         print_json(facts)
+    elif facts["kind"] == "dataset":
+        sys.stdout.write(dataset_facts(facts))
     else:
         show_facts(facts)
 

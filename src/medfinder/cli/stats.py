@@ -25,7 +25,7 @@ def stats(
 ) -> None:
     """Print the paper's table 1 and more about a dataset; write it with pictures where OUT is given."""
     from medfinder.curation.dataset import Dataset
-    from medfinder.curation.statistics import describe, statistics_markdown
+    from medfinder.curation.statistics import describe, statistics_text
 
     opened = Dataset.open(dataset)
     if out is None:
@@ -41,6 +41,6 @@ def stats(
     if as_json:
         print_json(description)
     else:
-        sys.stdout.write(statistics_markdown(description, top=top))
+        sys.stdout.write(statistics_text(description, top=top))
     if out is not None:
         remark(f"wrote {len(written.files)} files to {out}; open {out / 'statistics.html'}")

@@ -132,6 +132,8 @@ def release(
         return plan.summarise("dry run")
     recipe = plan.recipe()
     if _is_complete(out, recipe):
+        if progress is not None:
+            progress(len(dataset.cases), len(dataset.cases))
         return plan.summarise("complete")
     with _disk_errors_told(out):
         _begin(out, recipe)

@@ -7,7 +7,7 @@ that a folder does not have (held cases, candidates of series selection) count a
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -449,15 +449,30 @@ def headline(description: Mapping[str, Any]) -> str:
     )
 
 
+def statistics_text(description: Mapping[str, Any], *, top: int = 40) -> str:
+    """Set a description out as tables for the terminal, with columns of even width, and say what is synthetic.
+
+    Args:
+        top: how many findings are listed.
+    """
+    made = description["synthetic"]
+    told = f"SYNTHETIC: {made} of {description['cases']} cases are computer-made phantoms.\n\n" if made else ""
+    return told + _set_out(description, lay_out_evenly, top)
+
+
 def statistics_markdown(description: Mapping[str, Any], *, top: int = 40) -> str:
     """Set a description out as Markdown tables.
 
     Args:
         top: how many findings are listed.
     """
+    return _set_out(description, lay_out, top)
+
+
+def _set_out(description: Mapping[str, Any], lay: Callable[[Table], str], top: int) -> str:
     parts = [headline(description)]
     for table in make_tables(description, top=top):
-        parts += [f"### {table.title}\n\n{lay_out(table)}", *filter(None, [table.note])]
+        parts += [f"### {table.title}\n\n{lay(table)}", *filter(None, [table.note])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -465,3 +480,26 @@ def lay_out(table: Table) -> str:
     """Write one table as Markdown; a bar within a cell is escaped."""
     lines = [table.header, ["---"] * len(table.header), *table.rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def lay_out_evenly(table: Table) -> str:
+    """Write one table with columns of even width: words to the left, figures to the right.
+
+    Example:
+        >>> print(lay_out_evenly(Table("", ("split", "cases"), (("train", "7"), ("val", "12")))))
+        split  cases
+        train      7
+        val       12
+    """
+    columns = list(zip(table.header, *table.rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    is_figure = [all(not cell or cell[0].isdigit() for cell in column[1:]) for column in columns]
+    is_figure[0] = False
+    lines = (
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, is_figure, strict=True)
+        )
+        for line in (table.header, *table.rows)
+    )
+    return "\n".join(line.rstrip() for line in lines)
