@@ -237,6 +237,13 @@ def test_a_cut_is_not_looked_at_twice() -> None:
     assert look.asked == ["best"]
 
 
+def test_a_doubtful_series_gives_way_to_the_other_kernel_but_not_to_thick_slices() -> None:
+    doubtful = replace(WHOLE, doubt="slices do not follow")
+    lung = series("lung", convolution_kernel="B70f")
+    assert chosen(choose_series(rank_series([series("soft"), lung]), Looker(soft=doubtful))) == ["lung"]
+    assert chosen(choose_series(rank_series([series("soft"), thick("thick")]), Looker(soft=doubtful))) == ["soft"]
+
+
 def test_bases_above_an_abdomen_are_no_chest() -> None:
     bases = Look("chest", "", 800, 15000, 65, 0.7, 0.0)
     (candidate,) = choose_series(rank_series([series("one")]), Looker(one=bases))

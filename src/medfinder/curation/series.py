@@ -77,6 +77,7 @@ class Look:
         lung_height_mm: of the slices that show lung.
         cut_above, cut_below: lung in the uppermost and lowest slice, as a share of the widest slice's lung; 0 where the
             lungs end within the field of view.
+        doubt: what else whoever looked has against it without being certain, e.g. a doubt of the quality stage.
     """
 
     region: str
@@ -86,6 +87,7 @@ class Look:
     lung_height_mm: float
     cut_above: float
     cut_below: float
+    doubt: str = ""
 
 
 Looking = Callable[[Series], Look | Refusal]
@@ -117,7 +119,7 @@ FULL_SCORE = 10.0
 
 # What each shortcoming costs. Ours, in halvings: slices of twice the thickness cost 1. A lung kernel costs less than
 # that, so that thin comes before soft as a radiologist would reformat it; what the tags do not tell costs about as much
-# as the worse of the two answers.
+# as the worse of the two answers. A doubt gives way to the other kernel, but not to slices of twice the thickness.
 THIN_MM = 1.25
 UNKNOWN_THICKNESS_MM = 5.0
 KERNEL_COSTS: dict[Kernel, float] = {"soft": 0.0, "lung": 0.75, "": 0.4}
@@ -127,6 +129,7 @@ OTHER_PART_COST = 1.5
 EXPIRATION_COST, PRONE_COST = 0.5, 0.25
 SHORT_COST = 4.0
 CUT_COST = 4.0
+DOUBT_COST = 0.8
 SAME_KERNEL_COST = 1.0
 
 CHEST_HEIGHT_MM = 250.0
@@ -539,25 +542,25 @@ class _Search:
 
     def _look_at(self, candidate: Candidate) -> None:
         self._seen.add(candidate.series.series_id)
-        seen = self._look(candidate.series)
-        refusal = _refuse_look(seen, self._settings) if isinstance(seen, Look) else seen
-        place = self.candidates.index(candidate)
-        if refusal is not None or not isinstance(seen, Look):
-            reason, detail = refusal or ("unreadable", "")
-            figures = _figures_of(seen) if isinstance(seen, Look) else ()
-            out = replace(candidate, score=0.0, reason=reason, detail=detail, figures=candidate.figures + figures)
-            self.candidates[place] = out
+        place, seen = self.candidates.index(candidate), self._look(candidate.series)
+        if not isinstance(seen, Look):
+            self.candidates[place] = _refuse(candidate, seen)
             return
-        cost = round(CUT_COST * (seen.cut_above + seen.cut_below), 3)
-        self.candidates[place] = _lower(candidate, cost, _figures_of(seen))
-        if cost:
-            self._lower_what_shows_no_more(candidate, cost)
+        measured = replace(candidate, figures=candidate.figures + _figures_of(seen))
+        if (refusal := _refuse_look(seen, self._settings)) is not None:
+            self.candidates[place] = _refuse(measured, refusal)
+            return
+        cut = round(CUT_COST * (seen.cut_above + seen.cut_below), 3)
+        charged = _charge(measured, "cut lungs", max(0.0, cut - _charged(measured, "cut lungs")))
+        self.candidates[place] = _charge(charged, "doubt", DOUBT_COST * bool(seen.doubt))
+        if cut:
+            self._charge_what_shows_no_more(candidate, cut)
 
-    def _lower_what_shows_no_more(self, seen: Candidate, cost: float) -> None:
+    def _charge_what_shows_no_more(self, seen: Candidate, cut: float) -> None:
         """Charge a cut to what lies within the same field of view: to look at it again would show the same."""
         for place, one in enumerate(self.candidates):
             if one.series.series_id not in self._seen and not one.reason and _lies_within(one, seen):
-                self.candidates[place] = _lower(one, max(0.0, cost - _cut_cost(one)), ())
+                self.candidates[place] = _charge(one, "cut lungs", max(0.0, cut - _charged(one, "cut lungs")))
 
 
 def _score_beside(candidate: Candidate, chosen: Collection[Candidate]) -> float:
@@ -587,14 +590,22 @@ def _figures_of(look: Look) -> tuple[tuple[str, float], ...]:
     )
 
 
-def _lower(candidate: Candidate, cost: float, figures: tuple[tuple[str, float], ...]) -> Candidate:
-    kept = tuple(pair for pair in candidate.figures if pair[0] != "cost of cut lungs")
-    cut = (("cost of cut lungs", round(_cut_cost(candidate) + cost, 3)),) if cost or _cut_cost(candidate) else ()
-    return replace(candidate, score=round(max(0.0, candidate.score - cost), 3), figures=(*kept, *figures, *cut))
+def _refuse(candidate: Candidate, refusal: Refusal) -> Candidate:
+    reason, detail = refusal
+    return replace(candidate, score=0.0, reason=reason, detail=detail)
 
 
-def _cut_cost(candidate: Candidate) -> float:
-    return dict(candidate.figures).get("cost of cut lungs", 0.0)
+def _charge(candidate: Candidate, what: str, cost: float) -> Candidate:
+    """Lower a candidate's score by what a shortcoming costs."""
+    if not cost:
+        return candidate
+    name, figures = f"cost of {what}", dict(candidate.figures)
+    figures[name] = round(figures.get(name, 0.0) + cost, 3)
+    return replace(candidate, score=round(max(0.0, candidate.score - cost), 3), figures=tuple(figures.items()))
+
+
+def _charged(candidate: Candidate, what: str) -> float:
+    return dict(candidate.figures).get(f"cost of {what}", 0.0)
 
 
 def _lies_within(inner: Candidate, outer: Candidate) -> bool:
