@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from medfinder.volume.resample import resample_slabs, resampled_affine
-from medfinder.volume.types import Affine, Array, Volume, slabs_of, turn_to_ras
+from medfinder.volume.types import Affine, Array, Volume, slabs_of, spacing_of, turn_to_ras
 
 Mask = npt.NDArray[np.bool_]
 
@@ -45,12 +45,22 @@ class BodyRegion:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Body and lung masks on the grid they were found on."""
+    """Body and lung masks on the grid they were found on.
 
+    Attributes:
+        hu: the volume on that grid.
+    """
+
+    hu: Array
     body: Mask
     lungs: Mask
     voxel_ml: float
     affine: Affine
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Of the grid, along x, y, z."""
+        return spacing_of(self.affine)
 
     @property
     def centre_mm(self) -> tuple[float, float, float]:
@@ -79,7 +89,11 @@ def body_region(volume: Volume) -> BodyRegion:
     Parts of a chest count as chest, lung bases above an abdomen too once they hold `ENOUGH_LUNG_ML`. Lungs without air
     (both collapsed or consolidated throughout) are not found.
     """
-    anatomy = find_anatomy(volume)
+    return region_of(find_anatomy(volume))
+
+
+def region_of(anatomy: Anatomy) -> BodyRegion:
+    """Tell a chest from other parts of the body, as `body_region` does, where the anatomy is known already."""
     lung_ml = float(anatomy.lungs.sum() * anatomy.voxel_ml)
     body_ml = float(anatomy.body.sum() * anatomy.voxel_ml)
     share = lung_ml / body_ml if body_ml else 0.0
@@ -90,18 +104,23 @@ def body_region(volume: Volume) -> BodyRegion:
 
 
 def find_anatomy(volume: Volume) -> Anatomy:
-    """Find body and lungs on a grid of about 5 mm."""
+    """Find body and lungs on a grid of about 5 mm.
+
+    Of thin slices one in every 5 mm is taken as it is, not their average: within it some forty pixels are averaged,
+    which leaves little noise, and thin CTs take a fifth of the time.
+    """
     hu, affine = _coarsen(volume) if min(volume.spacing_mm) < WORKING_SPACING_MM else (volume.hu, volume.affine)
     hu = np.ascontiguousarray(hu)
     body = _find_body(hu)
     lungs = _find_lungs(hu, body)
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
-    return Anatomy(body | lungs, lungs, voxel_ml, affine)
+    return Anatomy(hu, body | lungs, lungs, voxel_ml, affine)
 
 
 def _coarsen(volume: Volume) -> tuple[Array, Affine]:
-    x, y, z = (max(WORKING_SPACING_MM, s) for s in volume.spacing_mm)
-    source = slabs_of(volume)
+    thinned = _thin(volume)
+    x, y, z = (max(WORKING_SPACING_MM, s) for s in thinned.spacing_mm)
+    source = slabs_of(thinned)
     turn = turn_to_ras(source.affine)
     wanted = [0.0, 0.0, 0.0]
     for axis, spacing in zip(turn.axes, (x, y, z), strict=True):
@@ -110,6 +129,19 @@ def _coarsen(volume: Volume) -> tuple[Array, Affine]:
     coarse = resample_slabs(source, stored_spacing, (-1024.0, 1500.0))
     affine, shape = resampled_affine(source.affine, source.shape, stored_spacing)
     return turn.apply(coarse.transpose(2, 1, 0)), turn.affine(affine, shape)
+
+
+def _thin(volume: Volume) -> Volume:
+    """Take every n-th slice along the axis along which memory is slowest, so that they lie up to 5 mm apart."""
+    axis = int(np.argmax(np.abs(volume.hu.strides)))
+    step = max(1, int(WORKING_SPACING_MM / volume.spacing_mm[axis] + 1e-6))
+    first = (volume.shape[axis] - 1) % step // 2
+    taken = [slice(None)] * 3
+    taken[axis] = slice(first, None, step)
+    affine = volume.affine.copy()
+    affine[:3, 3] += first * affine[:3, axis]
+    affine[:3, axis] *= step
+    return Volume(volume.hu[tuple(taken)], affine)
 
 
 WORKING_SPACING_MM = 5.0

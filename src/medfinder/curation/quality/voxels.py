@@ -1,4 +1,4 @@
-"""Is a volume fit to be searched: the paper's filters on voxels and shape, each with its figures.
+"""The paper's own filters: is the volume large enough, and was enough of it measured.
 
 In: HU and shape of a raw volume. Out: nothing when it passes, else why not: a short reason for tables and one sentence
 with the figures. Voxel values that cannot be HU at all (NaN, infinity) were refused when the volume was read.

@@ -1,0 +1,118 @@
+"""How the slices of a volume follow one another: blank, repeated, lost, or moved between.
+
+In: a volume. Out: ``Continuity``: how much each slice differs from the next, and what stands out. From one slice to the
+next a body changes little and evenly, so a step much larger than both its neighbours means that slices are lost between
+(or that the patient moved), and no step at all that a slice was copied.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medfinder.volume import Volume
+from medfinder.volume.types import Array
+
+Float32 = npt.NDArray[np.float32]
+
+JUMP = 1.9
+"""Ours: a step so many times its larger neighbour. The real CTs at hand stay below 1.45 while whole, and come to 2.0 to
+3.9 when 12 mm are cut out of 3 mm slices; phantoms of 5 mm slices stay below 1.7."""
+
+COPY = 0.02
+"""Ours: a step so small beside the usual one that even the noise must have been copied."""
+
+_CLIP_HU = (-1000, 300)
+_BLOCK_MM = (1.5, 6.0)
+_BAND_MM = 24.0
+_MANY_ROWS = 160
+
+
+@dataclass(frozen=True)
+class Continuity:
+    """What was found between slices.
+
+    Attributes:
+        is_axial: the slices are axial; anything else has no even steps, since it crosses the body's edge.
+        jump: largest step between slices, as a multiple of its larger neighbour.
+        jump_at: the slice below that step, from the feet.
+        copies: slices that repeat their neighbour.
+        blank: slices that hold a single value.
+        motion: change over one slice, as a share of that over two: half where a body goes on smoothly, 1 where
+            neighbours have nothing in common.
+        slices: how many there are.
+    """
+
+    is_axial: bool
+    jump: float
+    jump_at: int
+    copies: int
+    blank: int
+    motion: float
+    slices: int
+
+
+def measure_continuity(volume: Volume) -> Continuity:
+    """Compare each slice with the next on averages of small blocks, in which little noise is left."""
+    stack, spacing_mm, axis, is_reversed = _as_stored(volume)
+    blocks = _average_blocks(stack, spacing_mm)
+    is_blank = np.asarray([one.min() == one.max() for one in blocks])
+    pairs = ~(is_blank[1:] | is_blank[:-1])
+    steps = np.abs(np.diff(blocks, axis=0)).mean(axis=(1, 2))
+    usual = float(np.median(steps[pairs])) if pairs.any() else 0.0
+    is_copy = pairs & (steps <= COPY * usual)
+    jump, at = _find_jump(np.where(pairs & ~is_copy, steps, np.nan))
+    return Continuity(
+        is_axial=axis == 2,
+        jump=jump,
+        jump_at=len(stack) - 2 - at if is_reversed else at,
+        copies=int(is_copy.sum()) if usual else 0,
+        blank=int(is_blank.sum()),
+        motion=_measure_motion(blocks, steps),
+        slices=len(stack),
+    )
+
+
+def _as_stored(volume: Volume) -> tuple[Array, tuple[float, float], int, bool]:
+    """View a volume slice by slice as its memory lies, rows before columns."""
+    order = sorted(range(3), key=lambda axis: -abs(volume.hu.strides[axis]))
+    spacing = volume.spacing_mm
+    stack = volume.hu.transpose(order)
+    return stack, (spacing[order[1]], spacing[order[2]]), order[0], volume.hu.strides[order[0]] < 0
+
+
+def _average_blocks(stack: Array, spacing_mm: tuple[float, float]) -> Float32:
+    """Average blocks of about 1.5 x 6 mm; of large slices only a band every 24 mm, which is cheap to fetch."""
+    slices, rows, columns = stack.shape
+    high = min(rows, max(1, round(_BLOCK_MM[0] / spacing_mm[0])))
+    wide = min(columns, max(1, round(_BLOCK_MM[1] / spacing_mm[1])))
+    step = max(high, round(_BAND_MM / spacing_mm[0])) if rows > _MANY_ROWS else high
+    across = columns // wide
+    sums = np.zeros((slices, len(range(0, rows - high + 1, step)), across), np.float32)
+    for row in range(high):
+        band = np.clip(stack[:, row : rows - high + 1 + row : step, : across * wide], *_CLIP_HU)
+        sums += band.reshape(*band.shape[:2], across, wide).sum(axis=3, dtype=np.float32)
+    sums /= high * wide
+    return sums
+
+
+def _find_jump(steps: npt.NDArray[np.floating]) -> tuple[float, int]:
+    """Find the step that stands out most from both its neighbours; the first and last step have one only."""
+    if len(steps) < 5:
+        return 1.0, 0
+    inner = steps[2:-2]
+    near = np.fmax(steps[1:-3], steps[3:-1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.nan_to_num(inner / near, nan=1.0, posinf=1.0)
+    at = int(np.argmax(ratios))
+    return float(ratios[at]), at + 2
+
+
+def _measure_motion(blocks: Float32, steps: npt.NDArray[np.floating]) -> float:
+    if len(blocks) < 3:
+        return 0.5
+    over_two = np.abs(blocks[2:] - blocks[:-2]).mean(axis=(1, 2))
+    is_usable = over_two > 0
+    if not is_usable.any():
+        return 0.5
+    return float(np.median(((steps[:-1] + steps[1:]) / 2)[is_usable] / over_two[is_usable]))

@@ -1,0 +1,117 @@
+"""Are the values Hounsfield units: air must lie near -1000, soft tissue near 0, whatever the scanner.
+
+In: a volume as it was read. Out: the same volume; or one shifted by an intercept that was left out, where air and soft
+tissue then both land where they must, and by no other known intercept; or the fault that values of no known scale are.
+Nothing is guessed: a rescale applied twice has lost its air and is told, not mended.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from medfinder.curation.quality.voxels import Fault
+from medfinder.volume import Volume
+from medfinder.volume.types import AIR_HU
+
+INTERCEPTS = (-1024, -8192)
+"""What scanners store as RescaleIntercept (BIMCV holds both, and 0). -1000 occurs, too, but is not told from -1024."""
+
+AIR_PEAK_HU, SOFT_PEAK_HU = (-1040, -950), (-140, 140)
+"""Ours: where the commonest dark and the commonest tissue value lie: air is -1000 by definition and -1024 where nothing
+was measured; fat is -100, muscle 50, enhanced blood seldom the commonest."""
+
+DARK_HU = -500
+"""Ours: halfway between air and water; below lie air and lung, above lies tissue."""
+
+MIN_AIR_SHARE, MIN_SOFT_SHARE = 0.03, 0.25
+"""Ours: of all voxels, and of those that are not dark; bone and metal never outnumber soft tissue threefold."""
+
+MAX_STRANGE_SHARE = 0.05
+"""Ours: of voxels darker than any air, noise included (-1200), or brighter than a 12-bit CT can be (3071)."""
+
+MIN_RANGE_HU = 300
+"""Ours: a body spans fat to bone; values scaled to 0..1 or 0..255 span less."""
+
+_SAMPLE = 400_000
+_BIN_HU = 10
+
+
+def check_scale(volume: Volume) -> tuple[Volume, Fault, str]:
+    """Find out whether values are HU, and mend a forgotten intercept where that is provable.
+
+    Returns:
+        The volume, mended or not; why it is unfit, or None; and what a person should know of it, or nothing.
+    """
+    values = _sample(volume)
+    if fits(values):
+        return volume, None, ""
+    forgotten = [intercept for intercept in INTERCEPTS if fits(values + intercept)]
+    if len(forgotten) == 1:
+        (intercept,) = forgotten
+        told = f"stored values were taken as HU; {intercept} was added, so that air and soft tissue lie where they must"
+        return _shift(volume, intercept, told), None, told
+    detail = _describe(values, volume.padding_share)
+    if _is_tissue_alone(values):
+        return volume, None, f"no air found to check the scale by: {detail}"
+    return volume, ("HU scale", f"{detail}; expected air near -1000 and soft tissue near 0 HU"), ""
+
+
+def fits(values: npt.NDArray[np.float32]) -> bool:
+    """Tell whether both air and soft tissue lie where they must.
+
+    Example:
+        >>> body = np.repeat(np.float32([-1000, -850, -100, 50, 400]), [50, 20, 10, 20, 2])
+        >>> fits(body), fits(body + 1024), fits(body - 1024)
+        (True, False, False)
+    """
+    dark = values[values < DARK_HU]
+    if len(dark) < MIN_AIR_SHARE * len(values):
+        return False
+    # Lung is dark, too, and may be the commonest where little air is in view.
+    is_lung = float(np.mean(dark < AIR_PEAK_HU[1])) < 0.5
+    return (is_lung or _within(_commonest(dark), AIR_PEAK_HU)) and _is_tissue_alone(values)
+
+
+def _is_tissue_alone(values: npt.NDArray[np.float32]) -> bool:
+    """Whether what is not dark looks like a body in HU."""
+    tissue = values[values >= DARK_HU]
+    if not len(tissue) or np.mean((values < -1200) | (values > 3071)) > MAX_STRANGE_SHARE:
+        return False
+    low, high = np.percentile(values, (0.5, 99.5))
+    soft = float(np.mean(_is_soft(tissue)))
+    return bool(high - low >= MIN_RANGE_HU and soft >= MIN_SOFT_SHARE and _within(_commonest(tissue), SOFT_PEAK_HU))
+
+
+def _is_soft(values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    return (values > SOFT_PEAK_HU[0]) & (values < SOFT_PEAK_HU[1])
+
+
+def _within(value: float, bounds: tuple[float, float]) -> bool:
+    return bounds[0] <= value <= bounds[1]
+
+
+def _commonest(values: npt.NDArray[np.float32]) -> float:
+    """Middle of the commonest bin; counts are smoothed over five bins, since noise makes them ragged."""
+    low = np.floor(values.min() / _BIN_HU)
+    counts = np.bincount((values / _BIN_HU - low).astype(np.int64))
+    return float((low + 0.5 + np.argmax(np.convolve(counts, np.ones(5), "same"))) * _BIN_HU)
+
+
+def _sample(volume: Volume) -> npt.NDArray[np.float32]:
+    step = max(1, round((volume.hu.size / _SAMPLE) ** (1 / 3)))
+    values = volume.hu[::step, ::step, ::step].ravel().astype(np.float32)
+    measured = values[values > AIR_HU] if volume.padding_share else values
+    return measured if len(measured) else values
+
+
+def _shift(volume: Volume, intercept: int, note: str) -> Volume:
+    # Padding, which is air already, stays air.
+    hu = np.maximum(volume.hu + volume.hu.dtype.type(intercept), volume.hu.dtype.type(AIR_HU))
+    return replace(volume, hu=hu, notes=(*volume.notes, note))
+
+
+def _describe(values: npt.NDArray[np.float32], padding_share: float) -> str:
+    low, middle, high = np.percentile(values, (1, 50, 99))
+    padding = f", {100 * padding_share:.0f}% are padding" if padding_share else ""
+    return f"the values run from {low:.4g} over {middle:.4g} to {high:.4g} (1st, 50th, 99th percentile){padding}"
