@@ -74,7 +74,7 @@ def _make_diffusion(settings: DenoiseSettings, finest_mm: float) -> Any:
     return diffusion
 
 
-def _make_median(settings: DenoiseSettings, finest_mm: float) -> Any:
+def _make_median(_settings: DenoiseSettings, _finest_mm: float) -> Any:
     import SimpleITK as sitk
 
     median = sitk.MedianImageFilter()
