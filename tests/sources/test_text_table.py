@@ -64,6 +64,16 @@ def test_what_is_no_table_has_no_titles(tmp_path: Path) -> None:
     assert [read_titles(tmp_path / name, is_known) for name in ("a.csv", "b.csv", "none.csv")] == [[], [], []]
 
 
+def test_a_stray_quotation_mark_does_not_swallow_the_rows_below(tmp_path: Path) -> None:
+    raw = b'PatientID\tReport\tx\nP1\t"vidrio deslustrado\t1\nP2\tnormal\t2\nP3\t"a\nb"\t3\nP4\tc\t"d\ne"\n'
+    assert rows_of(tmp_path / "t.tsv", raw)[1:] == [
+        ["P1", "vidrio deslustrado", "1"],
+        ["P2", "normal", "2"],
+        ["P3", "a\nb", "3"],
+        ["P4", "c", "d\ne"],
+    ]
+
+
 def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     path = tmp_path / "t.tsv"
     with path.open("w", encoding="utf-8") as file:

@@ -8,7 +8,7 @@ file that is absent, cannot be opened, is a workbook, or is no table.
 
 import codecs
 import csv
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -41,7 +41,8 @@ def read_rows(path: Path, is_known: Callable[[str], bool]) -> Generator[tuple[in
         with _open(path) as file:
             delimiter = _find_delimiter(file, is_known)
             file.seek(0)
-            lines = (line.replace("\0", "") for line in file)
+            lines: Iterator[str] = (line.replace("\0", "") for line in file)
+            lines = _mend_quotes(lines) if delimiter == "\t" else lines
             for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1):
                 if any(row) and not _is_remark(row[0]):
                     yield number, row
@@ -147,6 +148,24 @@ def _find_delimiter(file: TextIO, is_known: Callable[[str], bool]) -> str:
     first = next((line for line in file if line.strip() and not _is_remark(line)), "").replace("\0", "")
     headers = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in _DELIMITERS}
     return max(_DELIMITERS, key=lambda d: sum(is_known(title) for title in headers[d]))
+
+
+def _mend_quotes(lines: Iterable[str]) -> Iterator[str]:
+    """Take a stray quotation mark out of a tab-separated line, where it would swallow the rows below.
+
+    A line is stray when it has all its cells and yet an odd number of marks, and none of them opens its last cell.
+    """
+    tabs = 0
+    is_open = False
+    for line in lines:
+        tabs = tabs or line.count("\t")
+        if line.count('"') % 2:
+            is_whole = 0 < tabs == line.count("\t") and not line.rsplit("\t", 1)[-1].startswith('"')
+            if is_whole and not is_open:
+                line = line.replace('"', "")
+            else:
+                is_open = not is_open
+        yield line
 
 
 def _is_remark(text: str) -> bool:
