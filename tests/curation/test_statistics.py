@@ -62,7 +62,10 @@ def test_every_study_ends_in_one_place_and_the_counts_add_up() -> None:
         drop("study9", "review", "rejected: quality", "case9"),
     ]
     held = [make_case(8), make_case(9), make_case(7, study_id="study0")]
-    doubts = [Doubt("translation", "negation differs", "two against one", True), Doubt("quality", "noise", "x", False)]
+    negated = Doubt("translation", "negation differs", "two against one", True)
+    date = Doubt("pairing", "date differs", "by 9 days", True)
+    noise = Doubt("quality", "noise", "21 HU", False)
+    doubts = {"case8": (noise, negated, date), "case7": (negated,), "case1": (noise,)}
     flow = describe_records([make_case(0), make_case(1)], dropped, held=held, doubts=doubts)["flow"]
     assert flow["found"] == 7
     assert [(step["stage"], step["studies"], step["reasons"]) for step in flow["steps"]] == [
@@ -72,7 +75,7 @@ def test_every_study_ends_in_one_place_and_the_counts_add_up() -> None:
         ("review", 1, {"rejected: quality": 1}),
     ]
     assert (flow["kept"], flow["waiting"], flow["series_aside"]) == (2, 1, 1)
-    assert flow["waiting_for"] == {"translation: negation differs": 1}
+    assert flow["waiting_for"] == {"pairing: date differs": 1}
     assert flow["found"] == flow["kept"] + flow["waiting"] + sum(step["studies"] for step in flow["steps"])
 
 

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -85,7 +86,7 @@ def describe_folder(path: Path) -> dict[str, Any]:
         [_case(row) for row in rows],
         [_dropped(row) for row in _rows(path / DROPPED)],
         held=[_case(row) for row in held],
-        doubts=[Doubt(**doubt) for row in (*rows, *held) for doubt in row.get("doubts") or ()],
+        doubts={row["case_id"]: tuple(Doubt(**doubt) for doubt in row.get("doubts") or ()) for row in (*rows, *held)},
         quality=[row["quality_score"] for row in rows if row.get("quality_score") is not None],
         series=["" if row.get("is_chosen") else str(row.get("reason")) for row in _rows(path / SERIES, may_lack=True)],
     )
@@ -116,7 +117,7 @@ def describe_records(
     dropped: Sequence[Dropped],
     *,
     held: Sequence[Case] = (),
-    doubts: Sequence[Doubt] = (),
+    doubts: Mapping[str, Sequence[Doubt]] = MappingProxyType({}),
     quality: Sequence[float] = (),
     series: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -124,25 +125,28 @@ def describe_records(
 
     Args:
         held: cases that wait for a person, or that a person has rejected.
-        doubts: of cases kept and held.
+        doubts: of cases kept and held, by case id.
         quality: score of each case kept.
         series: for each candidate of series selection why it was not chosen; empty for the chosen.
 
     Returns:
-        ``cases``, ``studies``, ``patients``, ``synthetic``, ``dropped``, ``held``; ``table_1`` (width, height, slices
-        and spacing of the raw volumes, words of the reports: average, median, min, max); ``flow`` (see ``_flow``);
-        ``splits``; ``findings`` (cases in which each is present, uncertain and absent, and the share of all cases in
-        which it is present, most frequent first); ``findings_from``; ``regions``; ``sources``; ``ages`` of patients by
-        sex; ``texts`` that several studies share; ``histograms``; ``doubts``; ``series``; ``dropped_by_reason``.
+        ``cases``, ``studies``, ``patients``, ``synthetic``, ``dropped``, ``held`` (those that wait, not the rejected);
+        ``table_1`` (width, height, slices and spacing of the raw volumes, words of the reports: average, median, min,
+        max); ``flow`` (see ``_flow``); ``splits``; ``findings`` (cases in which each is present, uncertain and absent,
+        and the share of all cases in which it is present, most frequent first); ``findings_from``; ``regions``;
+        ``sources``; ``ages`` of patients by sex; ``texts`` that several studies share; ``histograms``; ``doubts``;
+        ``series``; ``dropped_by_reason``.
     """
     measured = _measured(cases, quality)
+    rejected = {row.series_id for row in dropped if row.stage == "review"}
+    waiting = [case for case in held if case.case_id not in rejected]
     return {
         **_count(cases),
         "synthetic": sum(case.is_synthetic for case in cases),
         "dropped": len(dropped),
-        "held": len(held),
+        "held": len(waiting),
         "table_1": {name: _summarise(values) for name, values in measured.items() if values},
-        "flow": _flow(cases, dropped, held, doubts),
+        "flow": _flow(cases, dropped, waiting, doubts),
         "splits": {split: _count(case for case in cases if case.split == split) for split in SPLITS},
         "findings": _base_rates(cases),
         "findings_from": dict(sorted(Counter(case.findings_from for case in cases).items())),
@@ -153,7 +157,7 @@ def describe_records(
         "histograms": {
             name: _histogram(measured[name], width) for name, width in _BIN_WIDTHS.items() if measured[name]
         },
-        "doubts": _count_doubts(doubts),
+        "doubts": _count_doubts([doubt for found in doubts.values() for doubt in found]),
         "series": _most_frequent(Counter(reason or "chosen" for reason in series)),
         "dropped_by_reason": _most_frequent(Counter(f"{row.stage}: {row.reason}" for row in dropped)),
     }
@@ -194,41 +198,45 @@ def _count(cases: Iterable[Case]) -> dict[str, int]:
 
 
 def _flow(
-    cases: Sequence[Case], dropped: Sequence[Dropped], held: Sequence[Case], doubts: Sequence[Doubt]
+    cases: Sequence[Case], dropped: Sequence[Dropped], waiting: Sequence[Case], doubts: Mapping[str, Sequence[Doubt]]
 ) -> dict[str, Any]:
     """Follow every study from the source to where it ended; the counts add up.
 
-    A study of which one case stands is kept; one whose cases all wait is waiting; else it was set aside at the furthest
-    stage that any of its series reached. Rows of a report table without an image count as a study each.
+    A study of which one case stands is kept; one whose cases wait is waiting, for the first doubt that holds it; else
+    it was set aside at the furthest stage that any of its series reached. Rows of a report table without an image count
+    as a study each.
 
     Returns:
-        ``found``; ``steps``: for each stage ``stage``, ``studies`` and their ``reasons``; ``waiting`` studies and the
-        doubts they wait for; ``kept``; ``series_aside``: rows about single series of studies that were kept all the
+        ``found``; ``steps``: for each stage ``stage``, ``studies`` and their ``reasons``; ``waiting`` and what they
+        are ``waiting_for``; ``kept``; ``series_aside``: rows about single series of studies that were kept all the
         same.
     """
     kept = {case.study_id for case in cases}
-    rejected = {row.series_id for row in dropped if row.stage == "review"}
-    waiting = {case.study_id for case in held if case.case_id not in rejected} - kept
+    held_by = {case.study_id: _first_holding(doubts.get(case.case_id, ())) for case in reversed(waiting)}
+    held_by = {study: reason for study, reason in held_by.items() if study not in kept}
     furthest: dict[str, Dropped] = {}
     for row in sorted(dropped, key=lambda row: (_rank(row.stage), row.stage, row.reason)):
-        if row.study_id not in kept | waiting:
+        if row.study_id not in kept and row.study_id not in held_by:
             furthest[row.study_id] = row
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in furthest.values():
         reasons[row.stage][row.reason] += 1
     return {
-        "found": len(kept) + len(waiting) + len(furthest),
+        "found": len(kept) + len(held_by) + len(furthest),
         "steps": [
             {"stage": stage, "studies": reasons[stage].total(), "reasons": _most_frequent(reasons[stage])}
             for stage in sorted(reasons, key=lambda stage: (_rank(stage), stage))
         ],
-        "waiting": len(waiting),
-        "waiting_for": _most_frequent(Counter(f"{one.stage}: {one.reason}" for one in doubts if one.holds))
-        if waiting
-        else {},
+        "waiting": len(held_by),
+        "waiting_for": _most_frequent(Counter(held_by.values())),
         "kept": len(kept),
         "series_aside": sum(row.study_id in kept for row in dropped),
     }
+
+
+def _first_holding(doubts: Sequence[Doubt]) -> str:
+    holding = sorted((_rank(doubt.stage), f"{doubt.stage}: {doubt.reason}") for doubt in doubts if doubt.holds)
+    return holding[0][1] if holding else "not told"
 
 
 def _rank(stage: str) -> int:
