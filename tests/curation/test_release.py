@@ -16,7 +16,7 @@ import yaml
 
 from medfinder.curation import release as module
 from medfinder.curation.dataset import Dataset
-from medfinder.curation.release import ReleaseSettings, release
+from medfinder.curation.release import ReleaseSettings, find_personal_data, release
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.records import Case, Doubt, Dropped, Finding
 
@@ -50,8 +50,8 @@ def make_case(number: int, **changes: object) -> Case:
 CASES = [make_case(number) for number in range(10)]
 
 
-def clean(dataset: Dataset) -> Sequence[object]:
-    return ()
+def clean(dataset: Dataset) -> Sequence[str]:
+    return []
 
 
 @pytest.fixture
@@ -198,20 +198,36 @@ def test_personal_data_is_refused_and_never_repeated(dataset: Dataset, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_without_an_audit_only_synthetic_cases_are_released(
-    dataset: Dataset, tmp_path: Path, make_dataset: MakeDataset
+def test_synthetic_cases_need_no_audit_for_personal_data_but_a_single_real_one_does(
+    tmp_path: Path, make_dataset: MakeDataset
 ) -> None:
-    with pytest.raises(DatasetError, match=r"medfinder\[deid\]"):
-        release(dataset, tmp_path / "out", audit=None)
+    def never(_: Dataset) -> list[str]:
+        raise AssertionError("nobody is to be looked for in phantoms")
+
     made = [replace(case, is_synthetic=True) for case in CASES]
     phantoms = make_dataset(tmp_path / "made", made, audits=["pairing"])
-    release(phantoms, tmp_path / "out", audit=None)
+    release(phantoms, tmp_path / "out", audit=never)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "**SYNTHETIC.**" in card
     assert "synthetic" in yaml.safe_load(card.split("---\n")[1])["tags"]
     mixed = make_dataset(tmp_path / "mixed", [*made[:9], CASES[9]], audits=["pairing"])
     with pytest.raises(DatasetError, match="deidentification not audited"):
-        release(mixed, tmp_path / "other", audit=None)
+        release(mixed, tmp_path / "other", audit=clean)
+
+
+def test_the_audit_looks_at_what_is_handed_on_and_not_at_what_stays(
+    dataset: Dataset, tmp_path: Path, make_dataset: MakeDataset
+) -> None:
+    pytest.importorskip("presidio_analyzer")
+    assert find_personal_data(dataset) == []
+    decision = {"item": "pairing/study9", "verdict": "accept", "reader": "Dra. Juana Pérez García"}
+    (dataset.path / "decisions.jsonl").write_text(json.dumps(decision) + "\n", encoding="utf-8")
+    assert find_personal_data(dataset) == []
+    named = [replace(CASES[0], report="Informado por Dra. Juana Pérez García, tel. 612 345 678."), *CASES[1:]]
+    leaking = make_dataset(tmp_path / "leaking", named, **AUDITED)
+    assert find_personal_data(leaking)
+    with pytest.raises(DatasetError, match="found personal data"):
+        release(leaking, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from medfinder.cli.face import AsJson, app, examples, print_json, progress_bar, remark
-
-if TYPE_CHECKING:
-    from medfinder.curation.release import Audit
 
 
 @app.command(
@@ -43,7 +40,6 @@ def release(
             opened,
             out,
             settings,
-            audit=_find_audit(),
             pictures=_draw(dataset) if pictures else None,
             dry_run=dry_run,
             progress=progress,
@@ -63,11 +59,3 @@ def _draw(dataset: Path) -> dict[str, str]:
     from medfinder.curation.statistics import describe_folder
 
     return draw_figures(describe_folder(dataset))
-
-
-def _find_audit() -> "Audit | None":
-    try:
-        from medfinder.curation.deidentify import audit_phi
-    except ImportError:
-        return None
-    return lambda dataset: audit_phi(dataset)

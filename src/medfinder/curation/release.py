@@ -38,8 +38,11 @@ CHECKSUMS = "SHA256SUMS"
 _RECIPE = ".release.json"
 
 Progress = Callable[[int, int], None]
-Audit = Callable[[Dataset], Sequence[object]]
-"""Looks for personal data in a dataset and returns what it found; nothing when it is clean."""
+Audit = Callable[[Dataset], Sequence[str]]
+"""Looks for personal data in what a dataset would hand on and says where it is; nothing when it is clean."""
+
+# Files of a dataset that stay at home: what waits for a reader, and who decided what.
+_WITHHELD = ("held.parquet", "series.parquet", "decisions.jsonl")
 
 # The hub asks for fewer than 10,000 files in a folder: huggingface.co/docs/hub/repositories-recommendations.
 _MOST_FILES = 10_000
@@ -105,7 +108,7 @@ def release(
     out: Path,
     settings: ReleaseSettings | None = None,
     *,
-    audit: Audit | None,
+    audit: Audit | None = None,
     pictures: Mapping[str, str] | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -114,7 +117,7 @@ def release(
 
     Args:
         out: absent, empty, or begun by the same call.
-        audit: looks for personal data; None where there is none to be had, which only synthetic data may do without.
+        audit: looks for personal data, ``find_personal_data`` by default; synthetic data need none.
         pictures: SVG by file name, shown in the card; they must hold nothing that the audit has not seen.
         dry_run: do all but write.
 
@@ -123,7 +126,7 @@ def release(
         ConfigError: the output folder cannot be used.
     """
     settings = settings or ReleaseSettings()
-    check_releasable(dataset, audit)
+    check_releasable(dataset, audit or find_personal_data)
     if not dataset.cases:
         raise DatasetError(f"{dataset.path} has no cases; there is nothing to release")
     plan = _Plan(dataset, out, settings, dict(sorted((pictures or {}).items())))
@@ -148,7 +151,7 @@ def release(
 # ---- may it be handed on ---------------------------------------------------------------------------------------------
 
 
-def check_releasable(dataset: Dataset, audit: Audit | None) -> None:
+def check_releasable(dataset: Dataset, audit: Audit) -> None:
     """Refuse a dataset that may not be handed on.
 
     Raises:
@@ -169,14 +172,25 @@ def check_releasable(dataset: Dataset, audit: Audit | None) -> None:
         )
     if dataset.is_synthetic:
         return
-    if audit is None:
-        raise DatasetError("no audit for personal data is installed; run: pip install 'medfinder[deid]'")
     found = audit(dataset)
     if found:
         raise DatasetError(
             f"{dataset.path} may not be released: the audit found personal data in {len(found)} places; "
             f"see: medfinder audit-phi {dataset.path}"
         )
+
+
+def find_personal_data(dataset: Dataset) -> list[str]:
+    """Audit a dataset as ``medfinder audit-phi`` does, leaving out the files that are not handed on.
+
+    Raises:
+        MissingExtraError: the recognisers are not installed.
+    """
+    from medfinder.curation.deidentify.audit import audit_phi
+
+    found = audit_phi(dataset.path)
+    places = [*(leak.where for leak in found.leaks), *found.unread]
+    return [place for place in places if place.split(":")[0] not in _WITHHELD]
 
 
 def _undecided(dataset: Dataset) -> list[str]:
