@@ -27,7 +27,7 @@ def write_volume() -> WriteVolume:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_series() -> WriteSeries:
     """Write one DICOM series, a file a slice; keywords override attributes, None leaves one out."""
 

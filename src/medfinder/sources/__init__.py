@@ -11,7 +11,7 @@ from typing import Protocol
 
 from medfinder.errors import ConfigError
 from medfinder.records import Dropped, Study
-from medfinder.sources import bimcv, bimcv_r, dicom, nifti, phantoms_folder
+from medfinder.sources import bimcv, bimcv_r, dicom, nifti, pacs, phantoms_folder
 from medfinder.sources.files import is_dicom, is_volume_file, walk_files
 
 
@@ -36,6 +36,8 @@ def find_source(path: Path) -> str:
     Raises:
         ConfigError: nothing is there, nothing is recognised, or two kinds of source lie side by side.
     """
+    if pacs.is_pacs(path):
+        return "pacs"
     if not path.exists():
         raise ConfigError(f"{path} does not exist; give a folder of CTs or one CT file")
     if (path / phantoms_folder.STUDIES_FILE).is_file():
@@ -85,4 +87,5 @@ SOURCES: dict[str, Reader] = {
     "bimcv_r": bimcv_r.read,
     "dicom": dicom.read,
     "nifti": nifti.read,
+    "pacs": pacs.read,
 }

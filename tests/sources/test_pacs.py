@@ -1,0 +1,368 @@
+"""A DICOMweb server that answers well, badly or not at all; a real one stands in ``test_pacs_orthanc.py``."""
+
+import http.server
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from medfinder.errors import ConfigError, DatasetError
+from medfinder.records import Dropped, Study
+from medfinder.sources import dicom, find_source, pacs
+from medfinder.sources.pacs import PacsSettings
+from medfinder.volume import read_volume
+
+WriteSeries = Callable[..., list[Path]]
+BOUNDARY = "part"
+# Long enough for a busy machine to answer in, shorter than the silence.
+SHORT_S = 2.0
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves the DICOM files of a folder; ``faults`` says by the end of a path what goes wrong there."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.images = [pydicom.dcmread(file) for file in sorted(folder.rglob("*.dcm"))]
+        self.files = {str(pydicom.dcmread(f).SOPInstanceUID): f.read_bytes() for f in folder.rglob("*.dcm")}
+        self.faults: dict[str, str] = {}
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/dicom-web"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)
+        fault = next((what for end, what in self.server.faults.items() if path.endswith(end)), "")
+        if fault.isdigit():
+            self.send_error(int(fault))
+        elif fault == "html":
+            self._send(b"<html>Sign in</html>", "text/html")
+        elif fault == "silence":
+            time.sleep(8)
+        else:
+            self._answer(path.removeprefix("/dicom-web").strip("/").split("/"), fault)
+
+    def _answer(self, words: list[str], fault: str) -> None:
+        wanted = [
+            image
+            for image in self.server.images
+            if len(words) < 2 or (image.StudyInstanceUID == words[1] and words[3:4] in ([], [image.SeriesInstanceUID]))
+        ]
+        if words == ["studies"]:
+            self._send_json([self._describe(uid) for uid in dict.fromkeys(i.StudyInstanceUID for i in wanted)])
+        elif words[-1] == "metadata":
+            self._send_json([strip(image) for image in wanted])
+        else:
+            parts = [self.server.files[str(image.SOPInstanceUID)] for image in wanted]
+            self._send_parts(parts[:-1] if fault == "one less" else parts, fault)
+
+    def _describe(self, uid: str) -> dict[str, Any]:
+        images = [image for image in self.server.images if image.StudyInstanceUID == uid]
+        tags = pydicom.Dataset()
+        tags.StudyInstanceUID, tags.PatientID, tags.StudyDate = uid, images[0].PatientID, images[0].StudyDate
+        tags.ModalitiesInStudy = sorted({image.Modality for image in images})
+        tags.NumberOfStudyRelatedInstances = len(images)
+        return tags.to_json_dict()
+
+    def _send_json(self, value: Any) -> None:
+        self._send(json.dumps(value).encode(), "application/dicom+json")
+
+    def _send_parts(self, parts: list[bytes], fault: str) -> None:
+        body = b"".join(b"--part\r\nContent-Type: application/dicom\r\n\r\n" + part + b"\r\n" for part in parts)
+        body += b"--part--\r\n"
+        kind = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
+        if fault == "cut":
+            self._send(body[: len(body) * 2 // 3], kind, length=len(body))
+        elif fault == "cut, and the length says so":
+            self._send(body[: len(body) - 150], kind)
+        else:
+            self._send(body, kind)
+
+    def _send(self, body: bytes, kind: str, *, length: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def strip(image: pydicom.Dataset) -> dict[str, Any]:
+    tags = image.to_json_dict(suppress_invalid_tags=True)
+    tags.pop("7FE00010", None)
+    return tags
+
+
+@pytest.fixture
+def export(tmp_path: Path, write_series: WriteSeries) -> Path:
+    """Two studies of one patient, one of another; an MR series among them."""
+    folder = tmp_path / "export"
+    write_series(folder / "a", PatientID="P1", StudyInstanceUID="1.2.3.1", SeriesInstanceUID="1.2.3.1.1")
+    write_series(
+        folder / "a",
+        slices=2,
+        PatientID="P1",
+        StudyInstanceUID="1.2.3.1",
+        SeriesInstanceUID="1.2.3.1.2",
+        Modality="MR",
+    )
+    write_series(
+        folder / "b", PatientID="P1", StudyInstanceUID="1.2.3.2", SeriesInstanceUID="1.2.3.2.1", StudyDate="20200210"
+    )
+    write_series(folder / "c", PatientID="P 2", StudyInstanceUID="1.2.3.3", SeriesInstanceUID="1.2.3.3.1")
+    return folder
+
+
+@pytest.fixture
+def server(export: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", pacs.USER, pacs.PASSWORD):
+        monkeypatch.delenv(name, raising=False)
+    with Server(export) as running:
+        threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture
+def settings(server: Server, tmp_path: Path) -> PacsSettings:
+    return PacsSettings(server.url, cache=tmp_path / "cache", timeout_s=30, attempts=1)
+
+
+def write_toml(path: Path, settings: PacsSettings, **more: Any) -> Path:
+    lines = {"url": settings.url, "cache": str(settings.cache), "timeout_s": settings.timeout_s, "attempts": 1, **more}
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items()))
+    return path
+
+
+def fetch_all(settings: PacsSettings) -> list[Study | Dropped]:
+    return [pacs.fetch(entry, settings) if isinstance(entry, Study) else entry for entry in pacs.list_studies(settings)]
+
+
+def lost(entries: list[Study | Dropped]) -> list[tuple[str, str]]:
+    return [(one.reason, one.detail) for one in entries if isinstance(one, Dropped) and one.stage == "fetch"]
+
+
+def test_a_server_gives_what_its_export_gives(
+    server: Server, settings: PacsSettings, export: Path, tmp_path: Path
+) -> None:
+    source = write_toml(tmp_path / "pacs.toml", settings)
+    assert find_source(source) == "pacs"
+    fetched, exported = list(pacs.read(source)), list(dicom.read(export))
+    assert len(fetched) == len(exported) == 4
+    for one, other in zip(fetched, exported, strict=True):
+        if isinstance(one, Study) and isinstance(other, Study):
+            assert [s.series_id for s in one.series] == [s.series_id for s in other.series]
+            for mine, theirs in zip(one.series, other.series, strict=True):
+                uid = mine.series_instance_uid
+                same = read_volume(theirs.path, series_instance_uid=uid)
+                assert (read_volume(mine.path, series_instance_uid=uid).hu == same.hu).all()
+            one, other = replace(one, series=()), replace(other, series=())
+        assert replace(one, source="dicom") == other
+    # The later study of P1 lies ten days behind the first one, though each was fetched on its own.
+    assert sorted(one.date_offset_days for one in fetched if isinstance(one, Study)) == [0, 0, 10]
+
+
+def test_voxels_of_what_is_no_ct_volume_are_never_asked_for(server: Server, settings: PacsSettings) -> None:
+    fetch_all(settings)
+    assert not [path for path in server.asked if path.endswith("/series/1.2.3.1.2")]
+
+
+def test_a_second_run_fetches_nothing_and_yields_the_same(server: Server, settings: PacsSettings) -> None:
+    first = fetch_all(settings)
+    server.asked.clear()
+    assert fetch_all(settings) == first
+    assert set(server.asked) == {"/dicom-web/studies"}
+
+
+def test_a_run_that_was_stopped_goes_on_with_what_is_whole(server: Server, settings: PacsSettings) -> None:
+    studies = pacs.list_studies(settings)
+    first = pacs.fetch(next(entry for entry in studies if isinstance(entry, Study)), settings)
+    assert isinstance(first, Study)
+    server.asked.clear()
+    fetch_all(settings)
+    fetched = [path for path in server.asked if "/series/" in path]
+    assert len(fetched) == 2
+
+
+def test_what_is_forgotten_is_fetched_again(server: Server, settings: PacsSettings) -> None:
+    study = next(entry for entry in fetch_all(settings) if isinstance(entry, Study))
+    pacs.forget(study)
+    assert not study.series[0].path.exists()
+    assert pacs.fetch(study, settings) == study
+    assert study.series[0].path.is_dir()
+
+
+def test_a_study_that_has_grown_is_read_again(server: Server, settings: PacsSettings) -> None:
+    fetch_all(settings)
+    grown = pydicom.dcmread(io.BytesIO(server.files[str(server.images[0].SOPInstanceUID)]))
+    grown.SOPInstanceUID, grown.SeriesInstanceUID = "1.2.3.99", "1.2.3.1.9"
+    server.images.append(grown)
+    server.asked.clear()
+    list(pacs.list_studies(settings))
+    assert [path for path in server.asked if path.endswith("metadata")] == ["/dicom-web/studies/1.2.3.1/metadata"]
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        ({}, 3),
+        ({"patients": ("P1",)}, 2),
+        ({"patients": ("P 2",)}, 1),
+        ({"since": date(2020, 2, 1)}, 1),
+        ({"until": date(2020, 2, 1)}, 2),
+        ({"limit": 2}, 2),
+    ],
+)
+def test_the_search_is_judged_here_where_the_server_passes_over_it(
+    server: Server, settings: PacsSettings, search: dict[str, Any], found: int
+) -> None:
+    entries = pacs.list_studies(replace(settings, **search))
+    assert sum(isinstance(entry, Study) for entry in entries) == found
+
+
+def test_a_search_that_finds_nothing_says_so(server: Server, settings: PacsSettings) -> None:
+    with pytest.raises(ConfigError, match="has no CT study like that"):
+        list(pacs.list_studies(replace(settings, patients=("nobody",))))
+
+
+@pytest.mark.parametrize(
+    ("end", "fault", "reason"),
+    [
+        ("1.2.3.2/metadata", "404", "refused by the server"),
+        ("1.2.3.2/metadata", "500", "refused by the server"),
+        ("1.2.3.2/metadata", "503", "refused by the server"),
+        ("1.2.3.2/metadata", "html", "unreadable answer"),
+        ("1.2.3.2/metadata", "silence", "timed out"),
+        ("series/1.2.3.2.1", "404", "refused by the server"),
+        ("series/1.2.3.2.1", "silence", "timed out"),
+        ("series/1.2.3.2.1", "html", "unreadable answer"),
+        ("series/1.2.3.2.1", "cut", "incomplete"),
+        ("series/1.2.3.2.1", "cut, and the length says so", "incomplete"),
+        ("series/1.2.3.2.1", "one less", "incomplete"),
+    ],
+)
+def test_one_study_that_cannot_be_had_is_set_aside_and_the_others_come(
+    server: Server, settings: PacsSettings, end: str, fault: str, reason: str
+) -> None:
+    server.faults[end] = fault
+    entries = fetch_all(replace(settings, timeout_s=SHORT_S) if fault == "silence" else settings)
+    assert sum(isinstance(entry, Study) for entry in entries) == 2
+    assert [found for found, _ in lost(entries)] == [reason]
+    assert settings.cache is not None
+    assert not list(settings.cache.rglob(".fetching-*"))
+    # When the server has recovered, the study is there.
+    server.faults.clear()
+    assert lost(fetch_all(settings)) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("401", "lets nobody in with these credentials"),
+        ("403", "MEDFINDER_PACS_USER"),
+        ("404", "cannot be searched: the server answered 404"),
+        ("html", "is this the DICOMweb address"),
+        ("silence", "no byte within 2 s"),
+    ],
+)
+def test_a_server_that_cannot_be_searched_is_told_in_one_line(
+    server: Server, settings: PacsSettings, fault: str, told: str
+) -> None:
+    server.faults["/studies"] = fault
+    settings = replace(settings, timeout_s=SHORT_S) if fault == "silence" else settings
+    with pytest.raises(DatasetError, match=told) as error:
+        list(pacs.list_studies(settings))
+    assert "\n" not in str(error.value)
+
+
+def test_credentials_that_fail_in_the_middle_stop_the_run(server: Server, settings: PacsSettings) -> None:
+    server.faults["1.2.3.2/metadata"] = "401"
+    with pytest.raises(DatasetError, match="lets nobody in"):
+        list(pacs.list_studies(settings))
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    gone = PacsSettings("http://127.0.0.1:9/dicom-web", cache=tmp_path)
+    with pytest.raises(DatasetError, match="cannot be reached"):
+        list(pacs.list_studies(gone))
+
+
+def test_a_full_cache_stops_and_keeps_what_is_there(server: Server, settings: PacsSettings) -> None:
+    small = replace(settings, max_gb=1e-6)
+    studies = [entry for entry in pacs.list_studies(small) if isinstance(entry, Study)]
+    assert pacs.fetch(studies[0], small) == studies[0]
+    with pytest.raises(DatasetError, match="raise max_gb"):
+        pacs.fetch(studies[1], small)
+    assert pacs.fetch(studies[0], small) == studies[0]
+
+
+def test_credentials_come_from_the_environment_or_a_file(
+    server: Server, settings: PacsSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    with pytest.raises(ConfigError, match="credentials cannot be read"):
+        list(pacs.list_studies(replace(settings, credentials=secret)))
+    secret.write_text("only a name\n")
+    with pytest.raises(ConfigError, match="expected the user on its first line"):
+        list(pacs.list_studies(replace(settings, credentials=secret)))
+    secret.write_text("name\nword\n")
+    assert len(list(pacs.list_studies(replace(settings, credentials=secret)))) == 4
+    monkeypatch.setenv(pacs.USER, "name")
+    with pytest.raises(ConfigError, match="set both or none"):
+        list(pacs.list_studies(settings))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"url": "ftp://host/x"}, "no address"),
+        ({"url": "http://user:word@host/x"}, "the address holds credentials"),
+        ({"url": "http://h/x", "since": date(2021, 1, 1), "until": date(2020, 1, 1)}, "swap them"),
+        ({"url": "http://h/x", "limit": 0}, "limit 0"),
+        ({"url": "http://h/x", "max_gb": -1}, "max_gb"),
+    ],
+)
+def test_settings_that_cannot_be_honoured_are_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as error:
+        PacsSettings(**wrong)
+    assert "word" not in str(error.value)
+
+
+def test_a_file_without_an_address_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pacs.toml").write_text("limit = 3\n")
+    with pytest.raises(ConfigError, match="names no server"):
+        pacs.read_settings(tmp_path / "pacs.toml")
+
+
+def test_an_address_survives_being_a_path() -> None:
+    for url in ("http://localhost:8042/dicom-web", "https://pacs.example.org/dicom-web"):
+        assert find_source(Path(url)) == "pacs"
+        assert pacs.read_settings(Path(url)).url == url
+
+
+def test_no_patient_id_reaches_the_log(
+    server: Server, settings: PacsSettings, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.faults["/studies"] = "silence"
+    with pytest.raises(DatasetError):
+        list(pacs.list_studies(replace(settings, patients=("P1234",), timeout_s=SHORT_S)))
+    assert "P1234" not in caplog.text + "".join(capfd.readouterr())
