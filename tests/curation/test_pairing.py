@@ -50,6 +50,8 @@ def test_what_only_one_side_says_proves_nothing() -> None:
         (Claim("date", "20200301", "2020-03-09"), "date differs"),
         (Claim("date", "20200301.0", "09.03.2020"), "date differs"),
         (Claim("date", "20200301", "unknown"), None),
+        (Claim("date", "0", "7"), None),
+        (Claim("date", "31", "12"), "date differs"),
         (Claim("body part", "chest", "TORAX"), None),
         (Claim("body part", "CHEST^ABDOMEN", "chest"), None),
         (Claim("body part", "HEAD", "chest"), "body part differs"),

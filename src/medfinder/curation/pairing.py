@@ -108,14 +108,22 @@ def _compare_accession(claim: Claim, _: PairingSettings) -> Doubt | None:
 
 
 def _compare_dates(claim: Claim, settings: PairingSettings) -> Doubt | None:
-    image, report = parse_day(claim.image), parse_day(claim.report)
+    image, report = _read_day(claim.image), _read_day(claim.report)
     if image is None or report is None:
         return None
-    apart = abs((report - image).days)
+    apart = abs(report - image)
     if apart <= settings.max_days_apart:
         return None
     detail = f"images and report are {apart} days apart, expected at most {settings.max_days_apart}"
     return _doubt("date differs", detail)
+
+
+def _read_day(text: str) -> int | None:
+    """Read a date, or days counted from one that both sides share, as a number of days."""
+    if re.fullmatch(r"-?\d{1,5}", text.strip()):
+        return int(text)
+    day = parse_day(text)
+    return day.toordinal() if day else None
 
 
 def _compare_parts(claim: Claim, _: PairingSettings) -> Doubt | None:

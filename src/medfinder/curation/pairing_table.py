@@ -107,6 +107,8 @@ def audit_table(
             audited.append(Audited(row.name, row.part, _audit_row(row, seen, settings, with_texts=with_texts)))
             if progress is not None and len(audited) % 100 == 0:
                 progress(len(audited), len(audited))
+    if progress is not None:
+        progress(len(audited), len(audited))
     shared = doubt_shared_texts(seen.told, settings)
     audited = [replace(one, verdict=add_doubt(one.verdict, shared.get(one.name))) for one in audited]
     audit = sum_up(audited, unit="rows", settings=settings)
