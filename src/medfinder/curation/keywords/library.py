@@ -6,7 +6,7 @@ In: ``keywords.toml``. Out: ``Keyword`` records, the canonical name of any words
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -54,7 +54,7 @@ class Pattern:
     """A run of stems, perhaps with gaps, that means something.
 
     Attributes:
-        kind: "keyword", "location", "side", "organ" or a trigger's.
+        kind: "keyword", "generic", "location", "side", "organ" or a trigger's.
         needed: its stems without the gaps.
     """
 
@@ -73,12 +73,24 @@ class Lexicon:
     names: dict[tuple[str, ...], str] = field(default_factory=dict)
     abbreviations: dict[str, str] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
+    places: set[str] = field(default_factory=set)
     slips: dict[str, list[str]] = field(default_factory=dict)
     mended: dict[str, str] = field(default_factory=dict)
 
     def stems_of(self, text: str) -> list[str]:
         """Bring a sentence into the form of the patterns: abbreviations written out, words stemmed and mended."""
-        return [self._stem(word) for word in words_of(expand_abbreviations(text, self.language))]
+        return self._join_places([self._stem(word) for word in words_of(expand_abbreviations(text, self.language))])
+
+    def _join_places(self, stems: list[str]) -> list[str]:
+        """Drop the commas of "mediastinal, hilar, or axillary nodes", which part places and not findings."""
+        if "," not in stems:
+            return stems
+        joined: list[str] = []
+        for word, after in zip(stems, (*stems[1:], ""), strict=True):
+            is_between = joined and joined[-1] in self.places and (after in self.places or after in _AND_OR)
+            if not (word == "," and is_between):
+                joined.append(word)
+        return joined
 
     def _stem(self, word: str) -> str:
         found = self.mended.get(word)
@@ -93,6 +105,7 @@ class Lexicon:
 
 
 _MOST_REMEMBERED = 50_000
+_AND_OR = ("and", "or", "y", "e", "o", "ni")
 
 
 # ------------------------------------------------------------------------------------------------ what callers ask
@@ -202,14 +215,30 @@ def load_lexicon(language: Language) -> Lexicon:
         for name, entry in tables[kind].items():
             for words in entry[language]:
                 _add(lexicon, kind, name, words)
+    for name, entry in tables["generic"].items():
+        for words in entry[language]:
+            _add(lexicon, "generic", name, words)
     _add_triggers(lexicon, tables["trigger"][language])
     for found in lexicon.patterns.values():
         found.sort(key=lambda pattern: -len(pattern.stems))
-    # Only the words of findings are mended: "impresión" is no slip of "impresiona", which is a doubt.
-    findings = {pattern for found in lexicon.patterns.values() for pattern in found if pattern.kind == "keyword"}
-    lexicon.slips.update(shortened_forms({word for pattern in findings for word in pattern.needed}))
+    lexicon.places.update(stems[0] for stems in _patterns_of(lexicon, "location") if len(stems) == 1)
+    lexicon.slips.update(shortened_forms(_words_of_findings(language)))
     lexicon.known.update(stem(fold(word), language) for word in tables["no_slips"][language])
     return lexicon
+
+
+def _words_of_findings(language: Language) -> set[str]:
+    """Collect the stems that a slip may be mended to: those of findings, rightly spelled.
+
+    Not those of triggers: "impresión" is no slip of "impresiona", which is a doubt.
+    """
+    names = (name for entry in load_tables()["keyword"].values() for name in entry[language])
+    own = load_keywords() if language == "en" else ()
+    return {stem(word, language) for name in (*names, *own) for word in words_of(name)}
+
+
+def _patterns_of(lexicon: Lexicon, kind: str) -> Iterator[tuple[str, ...]]:
+    return (pattern.stems for found in lexicon.patterns.values() for pattern in found if pattern.kind == kind)
 
 
 def _add_triggers(lexicon: Lexicon, triggers: Mapping[str, Sequence[str]]) -> None:

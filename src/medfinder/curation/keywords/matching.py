@@ -5,7 +5,7 @@ In: the stems of a sentence. Out: matches in order, without those that are only 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 from medfinder.curation.keywords.library import GAP, STOP_WORDS, Lexicon, load_tables
 
@@ -131,23 +131,27 @@ class Sentence:
 def take_apart(stems: Sequence[str], lexicon: Lexicon) -> Sentence:
     """Find what means something in a sentence, each keyword read as one of the organ that it stands by."""
     matches = find_matches(stems, lexicon)
-    keywords = [match for match in matches if match.kind == "keyword"]
+    keywords = [match for match in matches if match.kind in ("keyword", "generic")]
     return Sentence(stems, matches, _settle_organs(keywords, matches, stems))
 
 
 def _settle_organs(keywords: Sequence[Match], matches: Sequence[Match], stems: Sequence[str]) -> list[Match]:
     """Read the nodule of a thyroid as a thyroid nodule, and drop that of a pancreas: plain names mean the lung's."""
     organs = [match for match in matches if match.kind == "organ"]
-    if not organs:
-        return list(keywords)
     settled = []
     for keyword in keywords:
-        organ = _organ_of(keyword, organs, matches, stems)
+        organ = _organ_of(keyword, organs, matches, stems) if organs and keyword.name in _made_names() else None
         made = load_tables()["organ"][organ.name]["makes"] if organ else {}
-        name = made.get(keyword.name, keyword.name)
+        name = made.get(keyword.name, "" if keyword.kind == "generic" else keyword.name)
         if name:
             settled.append(replace(keyword, name=name))
     return settled
+
+
+@cache
+def _made_names() -> frozenset[str]:
+    """Collect the keywords and generic words that an organ makes something else of."""
+    return frozenset(name for organ in load_tables()["organ"].values() for name in organ["makes"])
 
 
 def _organ_of(keyword: Match, organs: Sequence[Match], matches: Sequence[Match], stems: Sequence[str]) -> Match | None:
@@ -161,10 +165,12 @@ def _organ_of(keyword: Match, organs: Sequence[Match], matches: Sequence[Match],
         range(organ.last + 1, keyword.first) if organ.last < keyword.first else range(keyword.last + 1, organ.first)
     )
     closed = {match.first for match in matches if match.kind in ("end", "verb")}
-    carried = {match.first - 1 for match in matches if match.kind == "deny_before"}
-    is_before = organ.last < keyword.first
+    # "Adrenals: normal, no nodule": a heading reaches on, and so does a denial or "with" behind a comma.
+    carried = {organ.last + 1} if organ.last < keyword.first else set()
+    if carried:
+        carrying = (match for match in matches if match.kind == "deny_before" or match.name in ("with", "con"))
+        carried |= {match.first - 1 for match in carrying}
     for word in between:
-        is_carried = is_before and stems[word] == "," and word in carried
-        if word in closed or (stems[word] in PUNCTUATION and not is_carried):
+        if word in closed or (stems[word] in PUNCTUATION and not (word in carried and stems[word] in ",:")):
             return None
     return organ

@@ -76,9 +76,9 @@ def _side_of(inside: Sequence[Match], before: Sequence[Finding]) -> Laterality |
     if sides == {"same"} and before:
         return before[0].laterality
     sides -= {"same"}
-    if not sides:
-        implied = (load_tables()["location"][match.name].get("side") for match in inside if match.kind == "location")
-        sides = {side for side in implied if side}
+    # The lingula is left and the middle lobe right, whatever side stands beside them.
+    places = (load_tables()["location"][match.name] for match in inside if match.kind == "location")
+    sides |= {place["side"] for place in places if "side" in place}
     if not sides:
         return None
     if "bilateral" in sides or len(sides) > 1:

@@ -131,7 +131,8 @@ def _reach_on(trigger: Match, sentence: Sentence, *, ends_at_with: bool) -> Iter
     while here < len(stems):
         match = by_start.get(here)
         kind = match.kind if match else ""
-        if kind in ("end", "verb") or stems[here] in ";:":
+        # "Probably related to" doubts what it is related to; elsewhere "related to" ends a doubt.
+        if (kind in ("end", "verb") and here > trigger.last + 1) or stems[here] in ";:":
             return
         if match is not None and kind == "and":
             after = by_start.get(match.last + 1)
