@@ -13,7 +13,21 @@ import pytest
 
 from medfinder.cli import app
 
-COMMANDS = ("phantoms", "curate", "train", "index", "series", "pairing", "search", "evaluate", "embed", "info", "demo")
+COMMANDS = (
+    "phantoms",
+    "curate",
+    "train",
+    "index",
+    "series",
+    "pairing",
+    "keywords",
+    "diagnoses",
+    "search",
+    "evaluate",
+    "embed",
+    "info",
+    "demo",
+)
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from medfinder.cli.face import app, main
 
 # Each module brings its commands; help lists them in this order.
-for _module in ("build", "series", "pairing", "ask"):
+for _module in ("build", "series", "pairing", "keywords", "ask"):
     import_module(f"{__name__}.{_module}")
 
 __all__ = ["app", "main"]
