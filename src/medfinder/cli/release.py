@@ -1,5 +1,6 @@
 """From a dataset to what is handed on: release."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,8 @@ def release(
 
     opened = Dataset.open(dataset)
     settings = ReleaseSettings(name=name, license=license_, compress=not uncompressed, shard_cases=shard)
-    with progress_bar("releasing") as progress:
+    # A dry run has nothing to move a bar with.
+    with nullcontext() if dry_run else progress_bar("releasing") as progress:
         summary = run(
             opened,
             out,
