@@ -19,6 +19,7 @@ from importlib import resources
 from typing import Any
 
 from medfinder.curation.keywords import KEYWORDS, extract_findings, split_sentences
+from medfinder.curation.translate.glossary import english_words
 from medfinder.records import Doubt, Finding, Language
 
 # English words for each Spanish one; ours: from 0.8 to 1.4 in faithful pairs, which leave out articles or add them.
@@ -53,8 +54,15 @@ def audit_translation(spanish: str, english: str) -> tuple[Doubt, ...]:
 
 def _sentences(text: str, language: Language) -> list[str]:
     """Split a text, without the sentences that only announce others."""
-    headings = _tables()["heading"][language]
-    return [sentence for sentence in split_sentences(text) if _fold(sentence).strip(" :.-") not in headings]
+    told = ((sentence, " ".join(re.findall(r"[^\W\d_]+", _fold(sentence)))) for sentence in split_sentences(text))
+    return [
+        sentence for sentence, words in told if words not in _tables()["heading"][language] and not _is_blank(words)
+    ]
+
+
+def _is_blank(words: str) -> bool:
+    """Tell whether nothing but placeholders is left of a sentence that named a person or a date."""
+    return set(words.split()) <= set(_tables()["heading"]["placeholders"])
 
 
 def _doubt(reason: str, detail: str) -> Doubt:
@@ -154,7 +162,12 @@ class _Facts:
     @property
     def anchors(self) -> frozenset[str]:
         """What tells which sentences belong together; sides and denials are what must be compared afterwards."""
-        return frozenset(_root(finding.name) for finding in self.findings) | frozenset(self.numbers)
+        return frozenset(map(_root, self.said("present", "uncertain"))) | frozenset(self.numbers)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What is named at all, if only to be denied."""
+        return self.anchors | frozenset(map(_root, self.said("absent")))
 
     @property
     def sides(self) -> frozenset[str]:
@@ -267,7 +280,7 @@ def _tables() -> dict[str, Any]:
 _Bead = tuple[_Facts, _Facts]
 # One sentence for one, none, or two: dearer the less usual it is. Ours, in the spirit of Gale and Church (1993): their
 # prior makes 1-1 the rule as well, and what the sentences say weighs more here than how long they are.
-_STEPS = {(1, 1): 0.0, (1, 2): 1.0, (2, 1): 1.0, (1, 0): 0.9, (0, 1): 0.9, (2, 2): 1.6}
+_STEPS = {(1, 1): 0.0, (1, 2): 1.0, (2, 1): 1.0, (1, 0): 1.0, (0, 1): 1.0, (2, 2): 1.6}
 
 
 def _lay_side_by_side(spanish: Sequence[_Facts], english: Sequence[_Facts]) -> list[_Bead]:
@@ -313,26 +326,33 @@ def _distance(spanish: _Facts, english: _Facts) -> float:
     if not spanish.words or not english.words:
         return 0.0
     length = min(1.0, abs(math.log(english.words / spanish.words)))
-    union = spanish.anchors | english.anchors
-    # A sentence without anchors may belong to any other: "spleen of normal size" to "sin esplenomegalia".
-    is_open = not spanish.anchors or not english.anchors
-    shared = 0.5 if is_open else len(spanish.anchors & english.anchors) / len(union)
+    union = spanish.names | english.names
+    shared = len(spanish.names & english.names) / len(union) if union else 0.0
+    if not spanish.anchors or not english.anchors:
+        # A sentence that asserts nothing may belong to any other such: "bazo normal" to "no splenomegaly".
+        shared = 0.5 + shared / 2
     return 1.2 * (1 - shared) + 0.4 * length
 
 
 @cache
 def _root(name: str) -> str:
     """Go up to the widest keyword: a micronodule is a nodule."""
-    parent = KEYWORDS[name].parent if name in KEYWORDS else None
-    return _root(parent) if parent else name
+    return _line(name)[-1]
 
 
 @cache
-def _kin(name: str) -> frozenset[str]:
-    """Collect what another wording may say instead of a keyword, as widest keywords."""
-    groups = _tables()["companions"]["groups"]
-    near = {_root(other) for group in groups if {name, _root(name)} & {*group, *map(_root, group)} for other in group}
-    return frozenset({_root(name), *near})
+def _are_kin(one: str, other: str) -> bool:
+    """Tell whether another wording may say one finding instead of the other."""
+    # A wider name has fewer words: "mass" for "pleural mass", "fracture" for "rib fracture".
+    words, others = set(one.split()), set(other.split())
+    is_wider = words <= others or words >= others or one in _line(other) or other in _line(one)
+    return is_wider or any({one, other} <= set(group) for group in _tables()["companions"]["groups"])
+
+
+def _line(name: str) -> list[str]:
+    """List a keyword and all that it is a kind of."""
+    parent = KEYWORDS[name].parent if name in KEYWORDS else None
+    return [name, *(_line(parent) if parent else [])]
 
 
 # ------------------------------------------------------------------------------------------------- pair by pair
@@ -388,15 +408,63 @@ def _findings_differ(spanish: _Facts, english: _Facts) -> bool:
     """Look for a finding that one side tells and the other does not know in any form."""
     missed, new = _unmatched(spanish, english), _unmatched(english, spanish)
     # What is only denied may be said without its name ("normal spleen"), but not under another name.
-    return bool(missed & spanish.asserted or new & english.asserted or (missed and new))
+    if missed and new:
+        return True
+    lost = any(not _is_worded(name, spanish, english, "es") for name in missed & spanish.asserted)
+    return lost or any(not _is_worded(name, spanish, english, "en") for name in new & english.asserted)
 
 
 def _unmatched(telling: _Facts, other: _Facts) -> frozenset[str]:
-    known = {_root(finding.name) for finding in other.findings}
-    return frozenset(finding.name for finding in telling.findings if not _kin(finding.name) & known)
+    names, others = ({finding.name for finding in facts.findings} for facts in (telling, other))
+    unknown = {name for name in names if not any(_are_kin(name, one) for one in others)}
+    return frozenset(name for name in unknown if not _is_mentioned(name, other))
+
+
+def _is_mentioned(name: str, other: _Facts) -> bool:
+    mentions = _tables()["mentions"]
+    starts = tuple(mentions.get(name) or mentions.get(_root(name), ()))
+    words = _fold(" ".join(other.sentences)).split()
+    return bool(starts) and any(word.startswith(starts) for word in words)
+
+
+def _is_worded(name: str, spanish: _Facts, english: _Facts, language: Language) -> bool:
+    """Tell whether the words by which one side tells a finding stand on the other, though no name is known there.
+
+    "Elevated left hemidiaphragm" is "elevación del hemidiafragma izquierdo" to whoever knows the words one by one.
+    """
+    here, there = (spanish, english) if language == "es" else (english, spanish)
+    names = KEYWORDS[name].names_es if language == "es" else KEYWORDS[name].names_en
+    known = {word for spelling in names for word in _content(spelling)}
+    own = {word for word in _content(" ".join(here.sentences)) if word in known}
+    others = _content(" ".join(there.sentences))
+    met = {word for word in own if any(_means_the_same(word, other, language) for other in others)}
+    return bool(own) and met == own
+
+
+def _content(text: str) -> list[str]:
+    return re.findall(r"[a-z]{4,}", _fold(text))
+
+
+def _means_the_same(word: str, other: str, language: Language) -> bool:
+    spanish, english = (word, other) if language == "es" else (other, word)
+    return english in english_words(spanish) or _stem(spanish) == _stem(english)
+
+
+def _stem(word: str) -> str:
+    """Spell a Latin or Greek word as both languages would, and keep its first five letters."""
+    for learned, plain in (("ph", "f"), ("th", "t"), ("y", "i"), ("ae", "e"), ("oe", "e"), ("au", "a"), ("bs", "s")):
+        word = word.replace(learned, plain)
+    return re.sub(r"(.)\1", r"\1", word)[:5]
+
+
+def _is_untranslated(spanish: _Facts, english: _Facts) -> bool:
+    """Find a sentence that stands in both texts word for word."""
+    before, after = (_words(" ".join(facts.sentences)) for facts in (spanish, english))
+    return before == after and len(_content(" ".join(before))) > 1
 
 
 _COMPARISONS: dict[str, Callable[[_Facts, _Facts], bool]] = {
+    "sentence untranslated": _is_untranslated,
     "numbers differ": _numbers_differ,
     "laterality differs": _sides_differ,
     "negation differs": _negation_differs,

@@ -46,8 +46,8 @@ def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
     """Replace what the glossary knows by marks.
 
     Example:
-        >>> mask("derrame pleural izquierdo en paciente")
-        ('Zqaz Zqbz paciente', ('left pleural effusion', 'in'))
+        >>> mask("derrame pleural izquierdo en estadio avanzado")
+        ('Zqaz Zqbz estadio avanzado', ('left pleural effusion', 'in'))
     """
     words = re.findall(r"\d+(?:[.,]\d+)?|[^\W\d_]+\d*|[^\w\s]", sentence)
     keys = [_key(word) for word in words]
@@ -84,6 +84,19 @@ def unmask(text: str, english: Sequence[str]) -> str:
 def has_words(masked: str) -> bool:
     """Tell whether anything is left for a translator to do."""
     return re.search(r"[^\W\d_]", _MARKS.sub(" ", masked)) is not None
+
+
+def english_words(spanish: str) -> frozenset[str]:
+    """Collect the English words that stand for one Spanish word; those of longer phrases where it has no own entry.
+
+    Example:
+        >>> sorted(english_words("mama")), sorted(english_words("deslustrado"))[:2]
+        (['breast', 'breasts'], ['area', 'areas'])
+    """
+    key = _key(spanish)
+    own = _entries().get((key,))
+    found = [own] if own else [entry for words, entry in _entries().items() if key in words]
+    return frozenset(word for e in found for word in re.findall(r"[a-z]+", f"{e.english} {e.plural}".lower()))
 
 
 # ------------------------------------------------------------------------------------------------------- matching
