@@ -22,6 +22,8 @@ COMMANDS = (
     "pairing",
     "keywords",
     "diagnoses",
+    "translate",
+    "audit-translation",
     "search",
     "evaluate",
     "embed",
