@@ -19,6 +19,7 @@ COMMANDS = (
     "train",
     "index",
     "series",
+    "quality",
     "pairing",
     "keywords",
     "diagnoses",

@@ -9,7 +9,7 @@ from importlib import import_module
 from medfinder.cli.face import app, main
 
 # Each module brings its commands; help lists them in this order.
-for _module in ("build", "series", "pairing", "keywords", "translate", "ask"):
+for _module in ("build", "series", "quality", "pairing", "keywords", "translate", "ask"):
     import_module(f"{__name__}.{_module}")
 
 __all__ = ["app", "main"]

@@ -23,13 +23,14 @@ class DenoiseSettings:
         method: ``"none"``; ``"diffusion"``, curvature anisotropic diffusion (Whitaker and Xue 2001, after Perona and
             Malik 1990), which keeps edges best; or ``"median"`` of 3 x 3 x 3 voxels, seven times faster, which rounds
             small vessels off.
-        conductance: of the diffusion; at and above so many times the volume's mean gradient lies an edge, which stays.
-            Ours: at 1 a thin chest CT loses three quarters of its noise and 1% of the steepness of its edges.
+        conductance: of the diffusion; what is steeper than so many times the volume's mean gradient is an edge and
+            stays. Ours: at 0.2 a thin chest CT loses two thirds of its noise and nothing of edges and lung vessels,
+            at 1 three quarters, and a tenth of the vessels' contrast.
         iterations: of the diffusion; ITK's usual 5.
     """
 
     method: str = "none"
-    conductance: float = 1.0
+    conductance: float = 0.2
     iterations: int = 5
 
     def __post_init__(self) -> None:
@@ -55,26 +56,25 @@ def denoise(volume: Volume, settings: DenoiseSettings) -> Volume:
     # In the order in which the memory lies; SimpleITK's first axis is NumPy's last.
     order = sorted(range(3), key=lambda axis: -abs(volume.hu.strides[axis]))
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.hu.transpose(order), np.float32))
-    image.SetSpacing([volume.spacing_mm[axis] for axis in reversed(order)])
-    smoother = make_filter(settings, min(volume.spacing_mm))
+    smoother = make_filter(settings)
     smoother.SetNumberOfThreads(1)
     smooth = sitk.GetArrayFromImage(smoother.Execute(image)).transpose(np.argsort(order))
     hu = np.rint(smooth).astype(volume.hu.dtype) if volume.hu.dtype.kind == "i" else smooth
     return replace(volume, hu=hu, notes=(*volume.notes, f"denoised by {settings.method}"))
 
 
-def _make_diffusion(settings: DenoiseSettings, finest_mm: float) -> Any:
+def _make_diffusion(settings: DenoiseSettings) -> Any:
     import SimpleITK as sitk
 
     diffusion = sitk.CurvatureAnisotropicDiffusionImageFilter()
-    # The longest step that is stable in three dimensions (ITK Software Guide, anisotropic diffusion).
-    diffusion.SetTimeStep(finest_mm / 2**4)
+    # The longest step that is stable in three dimensions (ITK Software Guide); it counts in voxels.
+    diffusion.SetTimeStep(1 / 2**4)
     diffusion.SetConductanceParameter(settings.conductance)
     diffusion.SetNumberOfIterations(settings.iterations)
     return diffusion
 
 
-def _make_median(_settings: DenoiseSettings, _finest_mm: float) -> Any:
+def _make_median(_settings: DenoiseSettings) -> Any:
     import SimpleITK as sitk
 
     median = sitk.MedianImageFilter()
@@ -82,7 +82,7 @@ def _make_median(_settings: DenoiseSettings, _finest_mm: float) -> Any:
     return median
 
 
-METHODS: dict[str, Callable[[DenoiseSettings, float], Any] | None] = {
+METHODS: dict[str, Callable[[DenoiseSettings], Any] | None] = {
     "none": None,
     "diffusion": _make_diffusion,
     "median": _make_median,

@@ -89,6 +89,8 @@ def _lines(plane: Float32, spacing_mm: tuple[float, float]) -> float:
     """Deviation of means along runs of the first axis from their surroundings along the second."""
     length, width = (max(3, round(size / one)) for size, one in zip((_RUN_MM, _ACROSS_MM), spacing_mm, strict=True))
     count = len(plane) // length
+    if not count or not plane.shape[1]:
+        return float("nan")
     runs = plane[: count * length].reshape(count, length, -1)
     is_soft = ((runs > _SOFT_HU[0] - 150) & (runs < _SOFT_HU[1] + 150)).all(axis=1)
     means = runs.mean(axis=1)

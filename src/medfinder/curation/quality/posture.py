@@ -5,7 +5,7 @@ be, and a volume flipped along one axis changes the sign of one of them. Nothing
 for a person to settle, since organs can really lie on the other side (situs inversus).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -77,11 +77,14 @@ def measure_posture(anatomy: Anatomy) -> Posture:
     profile = anatomy.lungs.sum(axis=(0, 1)) / max(1, anatomy.lungs.sum(axis=(0, 1)).max())
     extents = [_extent(anatomy.lungs, axis) for axis in range(3)]
     x, y, z = ((e.stop - e.start) * s for e, s in zip(extents, anatomy.spacing_mm, strict=True))
-    heart, aorta, liver = _compare_sides(anatomy, spine, heights)
+    behind, bulk, rise = _behind(anatomy, spine), _bulk_below(anatomy, heights), _rise_inwards(anatomy, round(spine[0]))
+    # Left and right are looked for from the front and from the feet, wherever those are.
+    sides = _right(anatomy, is_turned=behind < 0, is_upside_down=bulk < 0 and rise < 0)
+    heart, aorta, liver = _compare_sides(sides, _find_spine(sides), _extent(sides.lungs, 2))
     return Posture(
-        spine_behind=_behind(anatomy, spine),
-        bulk_below=_bulk_below(anatomy, heights),
-        rise_inwards=_rise_inwards(anatomy, spine[0]),
+        spine_behind=behind,
+        bulk_below=bulk,
+        rise_inwards=rise,
         heart_left=heart,
         aorta_left=aorta,
         liver_right=liver,
@@ -99,16 +102,24 @@ def _extent(mask: Mask, axis: int) -> slice:
     return slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 0)
 
 
-def _find_spine(anatomy: Anatomy) -> tuple[int, int]:
-    """Find x, y of the spine: near the midline, where bone as wide as a vertebra runs through most slices."""
+def _find_spine(anatomy: Anatomy) -> tuple[float, int]:
+    """Find x, y of the spine: near the midline, where bone as wide as a vertebra runs through most slices.
+
+    Returns:
+        x to a fraction of a voxel, since left and right are weighed against each other from there.
+    """
     x_mm, y_mm, _ = anatomy.spacing_mm
     share = ((anatomy.hu > BONE_HU) & anatomy.body).mean(axis=2)
-    size = [max(1, round(_VERTEBRA_MM / one)) for one in (x_mm, y_mm)]
+    # Odd, so that the window has a middle.
+    size = [2 * round(_VERTEBRA_MM / one / 2) + 1 for one in (x_mm, y_mm)]
     wide = ndimage.uniform_filter(share, size, mode="constant")
     middle = _median_plane(anatomy.body)
     near = np.abs(np.arange(len(wide)) - middle) <= _MIDLINE_MM / x_mm
     x, y = np.unravel_index(int(np.argmax(np.where(near[:, None], wide, -1.0))), wide.shape)
-    return int(x), int(y)
+    around = slice(max(0, int(x) - size[0]), int(x) + size[0] + 1)
+    weights = wide[around, y] ** 4
+    places = np.arange(len(wide))[around]
+    return float((places * weights).sum() / weights.sum()) if weights.any() else float(x), int(y)
 
 
 def _median_plane(mask: Mask) -> int:
@@ -116,8 +127,14 @@ def _median_plane(mask: Mask) -> int:
     return int(np.searchsorted(counts, counts[-1] / 2))
 
 
-def _behind(anatomy: Anatomy, spine: tuple[int, int]) -> float:
-    x, y = spine
+def _right(anatomy: Anatomy, *, is_turned: bool, is_upside_down: bool) -> Anatomy:
+    """Turn front to back, or head to feet; the affine, which only spacing is taken from, stays."""
+    steps = (slice(None), slice(None, None, -1 if is_turned else 1), slice(None, None, -1 if is_upside_down else 1))
+    return replace(anatomy, hu=anatomy.hu[steps], body=anatomy.body[steps], lungs=anatomy.lungs[steps])
+
+
+def _behind(anatomy: Anatomy, spine: tuple[float, int]) -> float:
+    x, y = round(spine[0]), spine[1]
     column = anatomy.body[max(0, x - 2) : x + 3].any(axis=0).mean(axis=1)
     depth = np.flatnonzero(column > 0.3)
     if len(depth) < 4:
@@ -179,7 +196,7 @@ _MIN_HEART_ML, _MIN_LIVER_ML = 50.0, 100.0
 
 
 def _compare_sides(
-    anatomy: Anatomy, spine: tuple[int, int], heights: slice
+    anatomy: Anatomy, spine: tuple[float, int], heights: slice
 ) -> tuple[float | None, float | None, float | None]:
     x, y = spine
     x_mm, y_mm, z_mm = anatomy.spacing_mm
@@ -194,7 +211,7 @@ def _compare_sides(
     liver = ndimage.binary_erosion(((hu > 10) & (hu < 250) & body)[:, :, base], iterations=2)
     wide, deep = round(_AORTA_MM[0] / x_mm), round(_AORTA_MM[1] / y_mm)
     beside = np.zeros_like(body[:, :, heights])
-    beside[max(0, x - wide) : x + wide + 1, y : y + deep] = True
+    beside[np.abs(np.arange(len(beside)) - x) <= wide, y : y + deep] = True
     aorta = beside & (hu[:, :, heights] > -30) & body[:, :, heights]
     found = [
         _to_the_left(mask, x, least_ml / anatomy.voxel_ml)
@@ -210,9 +227,11 @@ def _between(lungs: Mask) -> Mask:
     return np.asarray(left & right & ~lungs)
 
 
-def _to_the_left(mask: Mask, x: int, least: float) -> float | None:
-    left, right = int(mask[:x].sum()), int(mask[x + 1 :].sum())
-    return _balance(left, right) if left + right >= least else None
+def _to_the_left(mask: Mask, x: float, least: float) -> float | None:
+    counts = np.concatenate([[0], mask.sum(axis=(1, 2)).cumsum()])
+    # Voxel x reaches from edge x to edge x + 1.
+    left = float(np.interp(x + 0.5, np.arange(len(counts)), counts))
+    return _balance(left, counts[-1] - left) if counts[-1] >= least else None
 
 
 def _side_cut(lungs: Mask) -> float:
