@@ -407,10 +407,12 @@ def _denied(denying: _Facts, asserting: _Facts) -> bool:
 def _findings_differ(spanish: _Facts, english: _Facts) -> bool:
     """Look for a finding that one side tells and the other does not know in any form."""
     missed, new = _unmatched(spanish, english), _unmatched(english, spanish)
-    # What is only denied may be said without its name ("normal spleen"), but not under another name.
     if missed and new:
         return True
-    lost = any(not _is_worded(name, spanish, english, "es") for name in missed & spanish.asserted)
+    # What is only denied may be said without its name ("normal spleen"), but not left out of a list of denials.
+    is_list = bool(english.said("absent")) and not english.weak
+    missed = missed if is_list else missed & spanish.asserted
+    lost = any(not _is_worded(name, spanish, english, "es") for name in missed)
     return lost or any(not _is_worded(name, spanish, english, "en") for name in new & english.asserted)
 
 
