@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from medfinder.curation.deidentify.names import find_addresses, find_hospitals, find_names
+from medfinder.curation.deidentify.names import find_names
 from medfinder.curation.deidentify.patterns import find_ages, find_contacts, find_dates, find_ids
+from medfinder.curation.deidentify.places import find_addresses, find_hospitals
 from medfinder.curation.deidentify.spans import KINDS, Kind, Recogniser, Span, settle
 from medfinder.records import Language
 
