@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from medfinder.curation.quality.continuity import JUMP, Continuity, measure_continuity
+from medfinder.curation.quality.continuity import JUMP, SLIGHT_JUMP, Continuity, measure_continuity
 from medfinder.curation.quality.grain import Grain, measure_grain
 from medfinder.curation.quality.posture import MAX_END_SHARE, Posture, measure_posture
 from medfinder.curation.quality.scale import check_scale
@@ -196,12 +196,12 @@ def _doubt_slices(
             f"of {continuity.slices} slices {continuity.copies} repeat their neighbour and {continuity.blank} are blank"
         )
         yield Doubt("quality", "repeated slices", told, holds=lost > settings.max_copied_share * continuity.slices)
-    if continuity.is_axial and continuity.jump >= JUMP:
+    if continuity.is_axial and continuity.jump >= SLIGHT_JUMP:
         told = (
             f"behind slice {continuity.jump_at + 1} of {continuity.slices} the body changes {continuity.jump:.1f} "
-            f"times as much as beside it, expected less than {JUMP:g}; slices are lost, or the patient moved"
+            f"times as much as beside it, expected less than {SLIGHT_JUMP:g}; slices are lost, or the patient moved"
         )
-        yield Doubt("quality", "slices do not follow", told, holds=True)
+        yield Doubt("quality", "slices do not follow", told, holds=continuity.jump >= JUMP)
     thickness = tags.slice_thickness_mm if tags else None
     if thickness and max(volume.spacing_mm) > settings.max_slice_gap * thickness:
         told = (
@@ -219,7 +219,7 @@ MIN_SPINE_BEHIND = -0.1
 
 MAX_BULK_FLIPPED, MAX_RISE_FLIPPED = -0.2, 0.3
 """Ours: chests at hand have 0.39 to 0.91, and a slope of 0.1 to 2.6; the upper half of a chest can have little bulk
-below, but rises inwards."""
+below, but rises inwards; where both ends of the lungs are in view, the bulk is enough."""
 
 MAX_BODY_CUT, MAX_SIDE_CUT = 0.35, 0.02
 """Ours: of the field's edge, since arms and large patients touch it (0.25 in the whole chests at hand); and of the
@@ -253,10 +253,10 @@ def _doubt_orientation(posture: Posture) -> Iterator[Doubt]:
     if posture.spine_behind < MIN_SPINE_BEHIND:
         told = f"the spine lies {-posture.spine_behind:.2f} of the way from the middle to the front; expected behind it"
         yield Doubt("quality", "front and back swapped", told, holds=True)
-    if posture.bulk_below < MAX_BULK_FLIPPED and posture.rise_inwards < MAX_RISE_FLIPPED:
+    if posture.bulk_below < MAX_BULK_FLIPPED and (posture.is_whole or posture.rise_inwards < MAX_RISE_FLIPPED):
         told = (
-            f"soft tissue between the lungs lies above rather than below ({posture.bulk_below:+.2f}), and the lungs' "
-            f"ends are not vaulted upwards ({posture.rise_inwards:+.2f})"
+            f"heart and liver's dome are looked for below, but soft tissue between the lungs lies above "
+            f"({posture.bulk_below:+.2f}; the lungs' ends rise inwards by {posture.rise_inwards:+.2f})"
         )
         yield Doubt("quality", "upside down", told, holds=True)
     sides = posture.sides
