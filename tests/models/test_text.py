@@ -60,3 +60,14 @@ def test_padding_and_neighbours_do_not_change_a_text(words: WordEncoder) -> None
 def test_a_sentence_said_twice_counts_once(words: WordEncoder) -> None:
     batch = batch_sentences([(0, 0)], words.encode(["left mass"]))
     assert batch.belongs.tolist() == [[1.0]]
+
+
+def test_a_gate_that_has_closed_on_every_sentence_still_lets_the_head_learn() -> None:
+    head = TextHead(TextHeadSettings(width=8), token_width=4)
+    torch.nn.init.constant_(head.gate.bias, -50.0)
+    tokens = [np.random.default_rng(number).normal(size=(3, 4)).astype(np.float16) for number in range(2)]
+    texts = head(batch_sentences([(0,), (1,)], tokens))
+    assert (texts[0] - texts[1]).abs().max() > 1e-3
+    texts.square().sum().backward()
+    assert head.pool.weight.grad is not None
+    assert head.pool.weight.grad.abs().max() > 1e-4

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from medfinder.curation.dataset import Dataset
 from medfinder.errors import ConfigError
 from medfinder.models import train as training
-from medfinder.models.checkpoint import load_model
+from medfinder.models.checkpoint import digest_of, load_model
 from medfinder.models.train import TrainSettings, build_train_settings, recall, train
 from medfinder.volume import Grid
 
@@ -162,3 +162,30 @@ def test_an_unknown_setting_or_preset_is_named() -> None:
     with pytest.raises(ConfigError, match="unknown preset 'best'"):
         build_train_settings("best", {})
     assert build_train_settings("medfinder", {"epochs": 3}).epochs == 3
+
+
+def test_training_goes_on_from_a_checkpoint_with_its_weights_and_labels(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    train(dataset, tmp_path / "first", replace(tiny, epochs=40), text_encoder=words)
+    other = write_dataset(tmp_path / "other", train=24)
+    still = replace(tiny, epochs=1, learning_rate=1e-9, weight_decay=0.0)
+    train(other, tmp_path / "second", still, start=tmp_path / "first", text_encoder=words)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    learnt = [key for key in first if "running" not in key and "num_batches" not in key]
+    assert all(torch.allclose(first[key], second[key], atol=1e-5) for key in learnt)
+    told = json.loads((tmp_path / "second" / "provenance.json").read_text())
+    assert told["start_digest"] == digest_of(tmp_path / "first")
+
+
+def test_a_start_of_another_grid_is_refused_and_one_of_another_width_stays_as_it_is(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    train(dataset, tmp_path / "first", replace(tiny, epochs=1), text_encoder=words)
+    wider = replace(tiny, epochs=1, model=replace(tiny.model, width=2 * tiny.model.width))
+    train(dataset, tmp_path / "second", wider, start=tmp_path / "first", text_encoder=words)
+    assert load_model(tmp_path / "second", text_encoder=words).width == tiny.model.width
+    grid = replace(tiny.grid, spacing_mm=(10.0, 10.0, 10.0))
+    other = write_dataset(tmp_path / "other", grid=grid)
+    with pytest.raises(ConfigError, match="the settings expect"):
+        train(other, tmp_path / "third", replace(tiny, grid=grid), start=tmp_path / "first", text_encoder=words)

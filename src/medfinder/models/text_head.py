@@ -19,10 +19,13 @@ class TextHeadSettings:
     Attributes:
         width: of a sentence's trained vector.
         queries: learned queries that pool the tokens of a sentence.
+        gate_floor: share of a sentence that always passes. Ours: a gate that closes on every sentence learns no more,
+            and one run ended so.
     """
 
     width: int = 256
     queries: int = 4
+    gate_floor: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class TextHead(nn.Module):
         self.sentence_mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU())
         self.sentence_out = nn.Linear(2 * width, width)
         self.gate = nn.Linear(width, 1)
+        self.floor = settings.gate_floor
         self.text_mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU())
         self.text_out = nn.Linear(2 * width, width)
 
@@ -96,7 +100,7 @@ class TextHead(nn.Module):
         """Give the features (texts, width) of each text."""
         vectors = self.sentences(batch)
         # Normal statements say little of a case: the gate learns to let them pass less.
-        gated = torch.sigmoid(self.gate(vectors)) * vectors
+        gated = (self.floor + (1 - self.floor) * torch.sigmoid(self.gate(vectors))) * vectors
         text = batch.belongs @ gated
         whole: Tensor = text + self.text_out(self.text_mlp(text))
         return whole

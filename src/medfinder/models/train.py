@@ -30,9 +30,13 @@ from medfinder.config import build_settings, merge
 from medfinder.curation.dataset import Dataset
 from medfinder.errors import CheckpointError, ConfigError
 from medfinder.models.checkpoint import (
+    CONFIG,
     PROVENANCE,
+    WEIGHTS,
     CheckpointConfig,
+    digest_of,
     put_weights,
+    read_config,
     read_weights,
     save_checkpoint,
     write_weights,
@@ -407,6 +411,7 @@ def train(
     settings: TrainSettings,
     *,
     masks: Path | None = None,
+    start: Path | None = None,
     resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
     text_encoder: TextEncoder | None = None,
@@ -417,6 +422,7 @@ def train(
         out: gets the checkpoint of the best epoch so far, ``log.csv``, ``train.log`` and, until the end, ``resume/``.
         masks: the phantoms folder that the dataset was curated from: its masks tell where the findings of training
             cases lie. None trains on volumes and reports alone.
+        start: a checkpoint whose weights training begins with; how the model is built and its labels come from there.
         resume: go on where an earlier run of the same settings on the same dataset stopped.
         progress: called after each step with steps done and steps in all.
         text_encoder: the frozen encoder, if it is at hand; else it is found by ``settings.model.text_encoder``.
@@ -434,7 +440,10 @@ def train(
     settings = replace(settings, model=replace(settings.model, text_encoder=encoder.name))
     if masks is None:
         settings = replace(settings, region_weight=0.0)
-    run = _run_digest(settings, data.digest, encoder.sha256)
+    begun = None if start is None else _read_start(start, settings, encoder)
+    if begun is not None:
+        settings = replace(settings, model=begun.model)
+    run = _run_digest(settings, data.digest, encoder.sha256, begun)
     finished = _finished(out, run, resume)
     if finished is not None:
         return finished
@@ -444,7 +453,7 @@ def train(
             f"the dataset has {len(train_set)} training and {len(val_set)} validation cases with a report; "
             f"a batch takes {settings.batch}, validation at least 2: lower the batch or curate more cases"
         )
-    labels = choose_labels(train_set.findings, at_least=settings.label_cases)
+    labels = begun.labels if begun else choose_labels(train_set.findings, at_least=settings.label_cases)
     if masks is not None:
         shape = token_shape(settings.model.image, settings.grid.shape)
         regions = read_regions(data, _with_report(data, "train"), masks, labels, shape)
@@ -465,15 +474,42 @@ def train(
         "torch": torch.__version__,
         "settings": asdict(settings),
         "dataset_digest": data.digest,
+        "start_digest": begun.digest if begun else None,
         "training_cases": len(train_set),
         "validation_cases": len(val_set),
     }
-    return _fit(train_set, val_set, table, settings, config, provenance, out, resume=resume, progress=progress)
+    model = build_model(settings, grid=settings.grid, labels=labels, token_width=encoder.width)
+    if begun:
+        put_weights(model, begun.weights, where=str(start))
+    return _fit(model, train_set, val_set, table, settings, config, provenance, out, resume=resume, progress=progress)
 
 
-def _run_digest(settings: TrainSettings, dataset_digest: str, encoder_sha256: str) -> str:
-    told = json.dumps([asdict(settings), dataset_digest, encoder_sha256, FORMAT], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+@dataclass(frozen=True)
+class _Start:
+    """The checkpoint that a run begins with."""
+
+    model: ModelSettings
+    labels: tuple[str, ...]
+    weights: Mapping[str, Tensor]
+    digest: str
+
+
+def _read_start(path: Path, settings: TrainSettings, encoder: TextEncoder) -> _Start:
+    config = read_config(path)
+    if config.grid != settings.grid:
+        raise ConfigError(
+            f"{path} is on {config.grid}, the settings expect {settings.grid}; give those of its {CONFIG}"
+        )
+    if config.text_encoder_sha256 != encoder.sha256:
+        raise ConfigError(
+            f"{path} has text encoder {config.model.text_encoder}, found {encoder.name}; give the one it was made with"
+        )
+    return _Start(config.model, config.labels, read_weights(path / WEIGHTS), digest_of(path))
+
+
+def _run_digest(settings: TrainSettings, dataset_digest: str, encoder_sha256: str, begun: _Start | None) -> str:
+    told = [asdict(settings), dataset_digest, encoder_sha256, FORMAT, *([begun.digest] if begun else [])]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _finished(out: Path, run: str, resume: bool) -> TrainSummary | None:
@@ -513,6 +549,7 @@ def _merit(row: dict[str, float]) -> float:
 
 
 def _fit(
+    model: MedFinder,
     train_set: Examples,
     val_set: Examples,
     table: SentenceTable,
@@ -524,7 +561,7 @@ def _fit(
     resume: bool,
     progress: Callable[[int, int], None] | None,
 ) -> TrainSummary:
-    model = build_model(settings, grid=settings.grid, labels=config.labels, token_width=config.token_width).train()
+    model.train()
     optimizer = _optimizer(model, settings)
     targets = torch.from_numpy(label_targets(train_set.findings, config.labels))
     per_epoch = len(train_set) // settings.batch
