@@ -11,6 +11,7 @@ from medfinder.app.info import describe_path
 from medfinder.app.ingest import open_or_curate
 from medfinder.curation.curate import curate
 from medfinder.curation.dataset import Dataset
+from medfinder.curation.quality import QualitySettings
 from medfinder.curation.study import CurationSettings
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.volume import Grid
@@ -22,9 +23,12 @@ GRID = Grid(spacing_mm=(24.0, 24.0, 24.0), shape=(12, 10, 12))
 def dataset(tmp_path: Path) -> Path:
     raw = tmp_path / "raw"
     raw.mkdir()
-    hu = np.random.default_rng(0).integers(-100, 100, (12, 12, 12)).astype(np.int16)
-    nib.save(nib.Nifti1Image(hu, np.diag([9.0, 9.0, 9.0, 1.0])), raw / "ct.nii.gz")
-    settings = CurationSettings(grid=GRID, require_report=False, min_dimension=10)
+    hu = np.random.default_rng(0).integers(-1010, -990, (24, 24, 24)).astype(np.int16)
+    hu[4:20, 5:19] += 1040
+    nib.save(nib.Nifti1Image(hu, np.diag([12.0, 12.0, 12.0, 1.0])), raw / "ct.nii.gz")
+    settings = CurationSettings(
+        grid=GRID, quality=QualitySettings(min_dimension=10), require_report=False, deidentify=False
+    )
     curate(raw, tmp_path / "dataset", settings)
     assert len(Dataset.open(tmp_path / "dataset").cases) == 1
     return tmp_path / "dataset"

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medfinder.curation.quality import QualitySettings
 from medfinder.curation.study import CurationSettings
 from medfinder.records import Finding, Series, Study
 from medfinder.volume import Grid
@@ -18,13 +19,14 @@ SPACING_MM = 10.0
 
 
 def chest(shape: tuple[int, int, int] = (32, 28, 30), *, seed: int = 0) -> np.ndarray:
-    """Make a block of soft tissue with two blocks of lung, noise over all of it, in HU."""
+    """Make a block of soft tissue with two ellipsoids of lung, noise over all of it, in HU."""
     rng = np.random.default_rng(seed)
     x, y, z = (
         np.linspace(0, 1, n)[tuple(slice(None) if i == j else None for j in range(3))] for i, n in enumerate(shape)
     )
     hu = np.where((np.abs(x - 0.5) < 0.4) & (np.abs(y - 0.5) < 0.4) & (z >= 0), 40.0, -1000.0)
-    lung = (np.abs(y - 0.5) < 0.25) & (np.abs(z - 0.5) < 0.4) & (np.abs(np.abs(x - 0.5) - 0.2) < 0.15)
+    across = ((np.abs(x - 0.5) - 0.2) / 0.17) ** 2 + ((y - 0.5) / 0.3) ** 2
+    lung = across + ((z - 0.5) / 0.42) ** 2 < 1
     noisy = np.where(lung, -800.0, hu) + rng.normal(0, 15, shape)
     return np.asarray(noisy.round(), np.int16)
 
@@ -49,7 +51,9 @@ def save_volume() -> Callable[..., Path]:
 def settings() -> CurationSettings:
     """The paper's filters on a tiny grid; small volumes pass."""
     grid = Grid(spacing_mm=(24.0, 24.0, 24.0), shape=(12, 10, 12))
-    return CurationSettings(grid=grid, min_dimension=16, min_dimension_synthetic=16)
+    return CurationSettings(
+        grid=grid, quality=QualitySettings(min_dimension=16, min_dimension_synthetic=16), deidentify=False
+    )
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ import pytest
 from medfinder.curation import study as study_module
 from medfinder.curation.curate import Summary, curate
 from medfinder.curation.dataset import Dataset
+from medfinder.curation.quality import QualitySettings
 from medfinder.curation.study import CurationSettings
 from medfinder.errors import ConfigError, DatasetError, VolumeError
 
@@ -29,9 +30,11 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from medfinder.curation.curate import CurationSettings, curate
+from medfinder.curation.quality import QualitySettings
 from medfinder.volume import Grid
 grid = Grid(spacing_mm=(24.0, 24.0, 24.0), shape=(12, 10, 12))
-settings = CurationSettings(grid=grid, min_dimension=16, min_dimension_synthetic=16)
+quality = QualitySettings(min_dimension=16, min_dimension_synthetic=16)
+settings = CurationSettings(grid=grid, quality=quality, deidentify=False)
 curate(Path(sys.argv[1]), Path(sys.argv[2]), settings, workers=int(sys.argv[3]))
 """
 FolderBytes = Callable[[Path], dict[str, bytes]]
@@ -98,10 +101,10 @@ import os
 import medfinder.curation.pool as pool
 from medfinder.curation.study import curate_study
 
-def dying(study, out, settings):
-    if study.study_id.endswith("2"):
+def dying(job, out, settings):
+    if job.study.study_id.endswith("2"):
         os._exit(9)
-    return curate_study(study, out, settings)
+    return curate_study(job, out, settings)
 
 pool.curate_study = dying
 if __name__ == "__main__":
@@ -184,7 +187,7 @@ def test_a_dataset_of_an_earlier_version_is_made_again_in_its_place(
     curate(source, out, settings)
     before = folder_bytes(out)
     (out / "provenance.json").write_bytes(
-        before["provenance.json"].replace(b'"keywords_digest": "', b'"keywords_digest": "0')
+        before["provenance.json"].replace(b'"rules_digest": "', b'"rules_digest": "0')
     )
     assert curate(source, out, settings).is_new
     assert folder_bytes(out) == before
@@ -430,7 +433,7 @@ def test_links_stay_outside_the_dataset(
 def test_the_head_among_the_samples_is_kept_as_not_chest_or_set_aside(
     tmp_path: Path, samples: Path, settings: CurationSettings
 ) -> None:
-    kept = replace(settings, min_dimension=10)
+    kept = replace(settings, quality=replace(settings.quality, min_dimension=10))
     assert curate(samples, tmp_path / "kept", kept).regions["not chest"] == 1
     summary = curate(samples, tmp_path / "chests", replace(kept, keep_not_chest=False))
     assert summary.reasons == {"quality: not chest": 1}
@@ -439,6 +442,6 @@ def test_the_head_among_the_samples_is_kept_as_not_chest_or_set_aside(
 
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_missing_share"):
-        CurationSettings(max_missing_share=30)
+        QualitySettings(max_missing_share=30)
     with pytest.raises(ConfigError, match="min_words"):
         CurationSettings(min_words=-1)

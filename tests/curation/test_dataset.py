@@ -89,7 +89,8 @@ def test_the_digest_tells_datasets_apart(
 def test_nothing_in_the_folder_tells_where_or_when_it_was_made(dataset: Dataset, tmp_path: Path) -> None:
     texts = [file.read_bytes() for file in dataset.path.rglob("*") if file.is_file()]
     assert not any(str(tmp_path).encode() in text for text in texts)
-    assert "time" not in json.dumps(dataset.provenance)
+    told = json.dumps(dataset.provenance).replace("timeout_s", "")
+    assert "time" not in told
 
 
 def test_the_card_says_synthetic_and_not_for_diagnosis(dataset: Dataset) -> None:

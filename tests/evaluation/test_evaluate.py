@@ -182,7 +182,11 @@ def test_a_real_dataset_of_phantoms_can_be_evaluated(tmp_path: Path) -> None:
 
     write_phantoms(tmp_path / "phantoms", studies=6, seed=5, size=48)
     grid = Grid(spacing_mm=(22.0, 22.0, 22.0), shape=(16, 14, 16))
-    curate(tmp_path / "phantoms", tmp_path / "dataset", CurationSettings(grid=grid, min_dimension=10))
+    curate(
+        tmp_path / "phantoms",
+        tmp_path / "dataset",
+        CurationSettings(grid=grid),
+    )
     dataset = Dataset.open(tmp_path / "dataset")
     model = FakeModel(np.empty(0), lambda text: one_hot(len(text) % WIDTH))
     model.grid = grid

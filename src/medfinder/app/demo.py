@@ -17,6 +17,7 @@ from medfinder.app.page import Search, write_results_page
 from medfinder.app.tables import hits_table
 from medfinder.curation.curate import CurationSettings, curate
 from medfinder.curation.dataset import Dataset
+from medfinder.curation.quality import QualitySettings
 from medfinder.curation.statistics import describe, statistics_markdown
 from medfinder.evaluation.evaluate import evaluate
 from medfinder.evaluation.report import as_markdown
@@ -75,7 +76,8 @@ def make_datasets(out: Path, model: DualEncoder, *, cases: int, workers: int, ba
         settings = CurationSettings(grid=model.grid)
         curate(out / "phantoms", out / "dataset", settings, workers=workers, progress=progress)
     with as_file(files("medfinder") / "samples") as samples, bar("curating real CTs") as progress:
-        settings = CurationSettings(grid=model.grid, require_report=False, min_dimension=10)
+        quality = QualitySettings(min_dimension=10)
+        settings = CurationSettings(grid=model.grid, quality=quality, require_report=False, deidentify=False)
         curate(samples, out / "real", settings, workers=workers, progress=progress)
     return Dataset.open(out / "dataset"), Dataset.open(out / "real")
 

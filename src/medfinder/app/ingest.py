@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medfinder.curation.curate import CurationSettings, curate
 from medfinder.curation.dataset import Dataset, is_dataset
+from medfinder.curation.quality import QualitySettings
 from medfinder.volume import Grid
 
 # Ours: reports are not needed to look for CTs, and a partial chest is still worth finding.
@@ -28,6 +29,9 @@ def open_or_curate(
         return Dataset.open(source)
     place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:12]
     out = beside.with_name(f"{beside.name}.cases") / place
-    settings = CurationSettings(grid=grid, require_report=False, min_dimension=_OWN_MIN_DIMENSION)
+    # No report is read, and the index stays where the CTs are.
+    settings = CurationSettings(
+        grid=grid, quality=QualitySettings(min_dimension=_OWN_MIN_DIMENSION), require_report=False, deidentify=False
+    )
     curate(source, out, settings, workers=workers, progress=progress)
     return Dataset.open(out)

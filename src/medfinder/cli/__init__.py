@@ -9,7 +9,20 @@ from importlib import import_module
 from medfinder.cli.face import app, main
 
 # Each module brings its commands; help lists them in this order.
-for _module in ("build", "series", "quality", "pairing", "keywords", "translate", "ask"):
+_MODULES = (
+    "build",
+    "series",
+    "quality",
+    "pairing",
+    "keywords",
+    "review",
+    "deidentify",
+    "translate",
+    "stats",
+    "release",
+    "ask",
+)
+for _module in _MODULES:
     import_module(f"{__name__}.{_module}")
 
 __all__ = ["app", "main"]

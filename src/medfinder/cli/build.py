@@ -61,23 +61,42 @@ def phantoms(
 @app.command(
     epilog=examples(
         "medfinder curate phantoms dataset",
-        "medfinder curate /data/pacs_export dataset --table reports.csv --workers 2",
-        "medfinder curate scans dataset --no-report-needed",
+        "medfinder curate /data/pacs_export dataset --table reports.csv --key-file ~/medfinder.key --make-key",
+        "medfinder curate covid19_posi dataset --key-file ~/medfinder.key --translate apertium",
+        "medfinder curate https://pacs.example/dicom-web dataset --key-file ~/medfinder.key",
+        "medfinder curate scans dataset --no-report-needed --no-deidentify",
         "medfinder curate --template reports.csv",
     )
 )
 def curate(
-    source: Annotated[Path | None, typer.Argument(help="Raw examinations: phantoms, DICOM or NIfTI/NRRD/MHA.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Raw examinations: phantoms, BIMCV, DICOM, NIfTI/NRRD/MHA, or a DICOMweb server's URL."),
+    ] = None,
     out: Annotated[Path | None, typer.Argument(help="Dataset folder to make.")] = None,
     table: Annotated[Path | None, typer.Option(help="Report table (CSV/TSV); --template writes an example.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with curation settings.")] = None,
-    kind: Annotated[str, typer.Option("--source", help="What SOURCE is; found out by itself.")] = "auto",
+    kind: Annotated[
+        str, typer.Option("--source", help="What SOURCE is; found out by itself. An unknown word lists the kinds.")
+    ] = "auto",
+    key_file: Annotated[
+        Path | None, typer.Option(help="Secret key by which ids become pseudonyms; keep it away from the dataset.")
+    ] = None,
+    make_key: Annotated[bool, typer.Option("--make-key", help="Draw a new key and write it to the key file.")] = False,
+    no_deidentify: Annotated[
+        bool, typer.Option("--no-deidentify", help="Keep texts as they are and ids as plain hashes.")
+    ] = False,
+    translate: Annotated[
+        str | None, typer.Option(help="Engine for Spanish reports; an unknown word lists them. [translation] has more.")
+    ] = None,
     no_report_needed: Annotated[
         bool, typer.Option("--no-report-needed", help="Keep studies without a report (to index one's own CTs).")
     ] = False,
     min_dimension: Annotated[
-        int | None, typer.Option(min=1, help="Fewest voxels on any axis. The paper: 96; phantoms: their own size.")
+        int | None,
+        typer.Option(min=1, help="Fewest voxels on any axis, 96 as in the paper if not given; phantoms: 32."),
     ] = None,
+    cluster: Annotated[str | None, typer.Option(help="Work on the Ray cluster at this address.")] = None,
     template: Annotated[Path | None, typer.Option(help="Write an example report table here and stop.")] = None,
     workers: Workers = 1,
     as_json: AsJson = False,
@@ -86,6 +105,7 @@ def curate(
     from medfinder.config import build_settings, merge, read_toml
     from medfinder.curation.curate import CurationSettings
     from medfinder.curation.curate import curate as run
+    from medfinder.curation.deidentify.keys import Key
     from medfinder.sources.report_table import write_template
 
     if template is not None:
@@ -98,11 +118,29 @@ def curate(
     if no_report_needed:
         given["require_report"] = False
     if min_dimension is not None:
-        given["min_dimension"] = min_dimension
+        given["quality"] = {"min_dimension": min_dimension}
+    if no_deidentify:
+        given["deidentify"] = False
+    if translate is not None:
+        given["translation"] = {"engine": translate}
     values = merge(read_toml(config) if config else {}, given)
     settings = build_settings(CurationSettings, values, where=str(config or "options"))
+    if make_key:
+        if key_file is None:
+            raise ConfigError("--make-key needs --key-file FILE: where the new key is to lie")
+        Key.make(key_file, outside=(out,))
     with progress_bar("curating") as progress:
-        summary = run(source, out, settings, source_kind=kind, table=table, workers=workers, progress=progress)
+        summary = run(
+            Path(source),
+            out,
+            settings,
+            source_kind=kind,
+            table=table,
+            key=key_file,
+            workers=workers,
+            cluster=cluster,
+            progress=progress,
+        )
     _show_summary(summary, out, as_json)
 
 
@@ -111,6 +149,7 @@ def curate(
         "medfinder train dataset checkpoint --preset medfinder",
         "medfinder train dataset checkpoint --config my.toml --epochs 5",
         "medfinder train dataset checkpoint --masks phantoms",
+        "medfinder train own-dataset checkpoint --start shipped --epochs 3",
     )
 )
 def train(
@@ -121,20 +160,25 @@ def train(
     masks: Annotated[
         Path | None, typer.Option(help="Phantoms folder that DATASET was curated from: learn where findings lie, too.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Checkpoint folder to go on from with new data; 'shipped' names ours.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew even if a killed run could go on.")] = False,
 ) -> None:
     """Train a dual encoder on a dataset."""
     from medfinder.config import merge, read_toml
+    from medfinder.models.checkpoint import SHIPPED
     from medfinder.models.train import build_train_settings
     from medfinder.models.train import train as run
 
     given = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
     values = merge(read_toml(config) if config else {}, given)
     settings = build_train_settings(preset, values)
+    begin = SHIPPED if start == "shipped" else Path(start) if start else None
     with progress_bar("training") as progress:
-        summary = run(dataset, out, settings, masks=masks, resume=not fresh, progress=progress)
+        summary = run(dataset, out, settings, masks=masks, start=begin, resume=not fresh, progress=progress)
     if not summary.is_finished:
         remark(f"{summary.epochs} epochs are done")
         raise typer.Exit(INTERRUPTED)

@@ -33,6 +33,9 @@ _EXTRA_OF = {
     "qdrant_edge": "index",
     "jinja2": "page",
     "PIL": "page",
+    "fastapi": "server",
+    "uvicorn": "server",
+    "ray": "ray",
 }
 
 # The exit code of a process that Ctrl-C ended; Typer turns KeyboardInterrupt into it, too.

@@ -1,13 +1,15 @@
 """Curate a source: every study becomes cases or refusals, and all of them a dataset folder.
 
-In: a folder of raw studies, settings. Out: the folder that ``medfinder.curation.dataset`` describes. Refused: an output
-folder that holds something else, or a dataset of another source or other settings. Killed at any moment and run again,
-the stage goes on where it was and ends in the same bytes: each study's outcome is noted in ``.work`` as soon as its
-volumes are written, and the tables are made of the notes alone. Where studies came or went since, the dataset is made
-again from what is there now.
+In: a folder of raw studies (or a DICOMweb server), settings, what readers decided. Out: the folder that
+``medfinder.curation.dataset`` describes. Refused: an output folder that holds something else, or a dataset of another
+source or other settings; real examinations without a key for their ids. Killed at any moment and run again, the stage
+goes on where it was and ends in the same bytes: each study's outcome is noted in ``.work`` as soon as its volumes are
+written, and the tables are made of the notes alone. Where studies came or went since, the dataset is made again from
+what is there now; where only decisions were made, its tables are.
 """
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,22 +21,33 @@ from typing import Any
 
 from medfinder.curation import dataset as folder
 from medfinder.curation.card import write_card
-from medfinder.curation.dataset import Dataset, Figures
+from medfinder.curation.dataset import Dataset, Figures, SeriesRow
+from medfinder.curation.deidentify.keys import Key, rekey, rekey_dropped
+from medfinder.curation.diagnoses import STORE, apply_diagnoses, open_store, settle_diagnoses, settlements_by_case
 from medfinder.curation.notes import Notes
+from medfinder.curation.pairing import doubt_shared_texts
 from medfinder.curation.pool import Progress, count_from, curate_all
 from medfinder.curation.recipe import is_done, write_recipe
+from medfinder.curation.review import DECISIONS, read_decisions, settle
+from medfinder.curation.shared_texts import Told
 from medfinder.curation.split import split_patients
-from medfinder.curation.statistics import describe, describe_records, present_findings
-from medfinder.curation.study import CuratedStudy, CurationSettings
+from medfinder.curation.statistics import describe, describe_folder, present_findings
+from medfinder.curation.study import CuratedStudy, CurationSettings, Job, clean_study
+from medfinder.curation.translate import digest_text, translate_all
 from medfinder.errors import ConfigError, DatasetError
-from medfinder.records import Case, Dropped, Split, Study
+from medfinder.records import Case, Doubt, Dropped, Split, Study
 from medfinder.sources import find_reader, find_source
 from medfinder.sources.files import relative_name
 
 __all__ = ["CurationSettings", "Summary", "curate"]
 
 # Sources that bring no reports of their own: without a table there is none to require.
-_WITHOUT_REPORTS = ("dicom", "nifti")
+_WITHOUT_REPORTS = ("dicom", "nifti", "pacs")
+
+# Kept when a dataset is made again, since they cost money or somebody's time: translations, decisions.
+TRANSLATIONS = "translations.jsonl"
+
+_Row = tuple[Case, Figures]
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,9 @@ class Summary:
     Attributes:
         is_new: False when the folder was already complete and nothing had to be done.
         resumed: studies whose outcome stood from an earlier, interrupted run.
+        held: cases that are kept out until a person has decided.
         dropped: studies, series and table rows that were set aside.
+        mispaired: studies whose report belongs to other images.
         reasons: how many for which reason, most frequent first.
         remarks: sentences the user must see.
     """
@@ -54,7 +69,9 @@ class Summary:
     cases: int
     studies: int
     patients: int
+    held: int
     dropped: int
+    mispaired: int
     splits: Mapping[str, int]
     regions: Mapping[str, int]
     reasons: Mapping[str, int]
@@ -69,21 +86,26 @@ def curate(
     source_kind: str = "auto",
     table: Path | None = None,
     links: Path | None = None,
+    key: Path | None = None,
     workers: int = 1,
+    cluster: str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Turn a source into a dataset folder.
 
     Args:
-        source: folder of studies, or one CT file.
+        source: folder of studies, one CT file, or what ``medfinder.sources.pacs`` reads.
         out: dataset folder; absent, empty, begun by the same call, or made by it of a source that has changed since.
         source_kind: a key of ``medfinder.sources.SOURCES``, or ``"auto"``.
         table: reports, for sources that bring none; see ``medfinder.sources.report_table``.
         links: a CSV to write, outside ``out``, that tells which file stands behind which hashed study id.
+        key: file of the key that turns ids into pseudonyms; it must lie outside ``out``. Phantoms need none.
         workers: processes side by side; the result is the same for any number.
+        cluster: address of a Ray cluster to work on instead; every machine must see ``source`` and ``out``.
+        progress: told (studies done, all); before that, where an engine translates, (texts done, all).
 
     Raises:
-        ConfigError: the source or output folder cannot be what it is said to be.
+        ConfigError: the source or output folder cannot be what it is said to be, or a key is missing.
         DatasetError: the table cannot be used, or the disk refuses (full, read-only).
     """
     settings = settings or CurationSettings()
@@ -95,36 +117,102 @@ def curate(
     if kind in _WITHOUT_REPORTS and table is None and settings.require_report:
         settings = replace(settings, require_report=False)
         remarks.append("no report table given: studies are kept without a report, to be found by their CT alone")
-    _refuse_overlap(source, out, links)
+    _refuse_overlap(source, out, links, key)
     entries = list(read(source, table=table))
     if links is not None:
         _write_links(links, source, entries)
-    recipe = write_recipe(kind, source, table, settings)
-    if is_done(out, recipe, {entry.study_id for entry in entries}):
-        return _summarise(describe(Dataset.open(out)), False, 0, remarks)
+    entries = _pseudonymise(entries, settings, key)
+    ids = {entry.study_id for entry in entries}
+    recipe = write_recipe(kind, source, table, settings, study_ids=ids, key=key)
     with _disk_errors_told(out):
+        if is_done(out, recipe, ids):
+            description, is_new = _take_up_decisions(out)
+            return _summarise(description, is_new, 0, remarks)
         notes = Notes.begin(out, recipe)
         studies, refused = _tell_apart(entries)
         todo = [study for study in studies if not notes.has(study.study_id)]
-        curate_all(todo, out, settings, notes, workers, count_from(len(studies) - len(todo), len(studies), progress))
+        jobs = _translate(todo, settings, out, progress)
+        tell = count_from(len(studies) - len(todo), len(studies), progress)
+        if cluster is None:
+            curate_all(jobs, out, settings, notes, workers, tell)
+        else:
+            from medfinder.curation.cluster import curate_on_ray
+
+            curate_on_ray(jobs, out, settings, notes, cluster, tell)
         description = _finish(out, recipe, settings, [notes.read(study.study_id) for study in studies], refused)
     return _summarise(description, True, len(studies) - len(todo), remarks)
 
 
+def _pseudonymise(
+    entries: Sequence[Study | Dropped], settings: CurationSettings, key: Path | None
+) -> list[Study | Dropped]:
+    """Turn the ids of real patients into keyed pseudonyms; phantoms keep theirs."""
+    is_real = any(isinstance(entry, Study) and not entry.is_synthetic for entry in entries)
+    if not settings.deidentify or not is_real:
+        return list(entries)
+    if key is None:
+        raise ConfigError(
+            "ids of patients and studies become pseudonyms by a secret key, and none is given: pass --key-file FILE "
+            "(with --make-key the first time), or --no-deidentify to keep texts as they are and ids as plain hashes"
+        )
+    secret = Key.read(key)
+    return [rekey(one, secret) if isinstance(one, Study) else rekey_dropped(one, secret) for one in entries]
+
+
+def _translate(studies: Sequence[Study], settings: CurationSettings, out: Path, progress: Progress | None) -> list[Job]:
+    """Have Spanish reports translated that bring no English; each text goes out de-identified, once."""
+    if settings.translation.engine == "none":
+        return [Job(study) for study in studies]
+    spanish: dict[str, str] = {}
+    for study in studies:
+        clean, _ = clean_study(study, settings)
+        if clean.report and not clean.report_en and clean.report_language in (None, "es"):
+            spanish[study.study_id] = clean.report
+    done = translate_all(
+        {digest_text(text): text for text in spanish.values()},
+        settings.translation,
+        out / TRANSLATIONS,
+        progress,
+        are_deidentified=settings.deidentify or all(study.is_synthetic for study in studies),
+    )
+    return [
+        Job(study, done[digest_text(spanish[study.study_id])] if study.study_id in spanish else None)
+        for study in studies
+    ]
+
+
 def _summarise(description: Mapping[str, Any], is_new: bool, resumed: int, remarks: Sequence[str]) -> Summary:
+    reasons = description["dropped_by_reason"]
+    mispaired = reasons.get("pairing: mispaired", 0)
+    said = list(remarks)
+    if mispaired:
+        said.append(
+            f"MISPAIRED: {mispaired} reports belong to other patients or sessions than the images beside them; they "
+            "were set aside. Look at how images and reports were joined before you trust the rest"
+        )
+    if description["held"]:
+        said.append(
+            f"{description['held']} cases are held until a person has looked: medfinder review; then run curate again"
+        )
+    if not description["cases"]:
+        said.append("no case is left: everything was set aside or is held; dropped.parquet says why")
     return Summary(
         is_new=is_new,
         resumed=resumed,
+        mispaired=mispaired,
         splits={name: counts["cases"] for name, counts in description["splits"].items()},
         regions=description["regions"],
-        reasons=description["dropped_by_reason"],
-        remarks=tuple(remarks),
-        **{key: description[key] for key in ("cases", "studies", "patients", "dropped")},
+        reasons=reasons,
+        remarks=tuple(said),
+        **{key: description[key] for key in ("cases", "studies", "patients", "held", "dropped")},
     )
 
 
-def _refuse_overlap(source: Path, out: Path, links: Path | None) -> None:
-    inside, outside = out.resolve(), source.resolve()
+def _refuse_overlap(source: Path, out: Path, links: Path | None, key: Path | None) -> None:
+    inside = out.resolve()
+    if key is not None and key.resolve().is_relative_to(inside):
+        raise ConfigError(f"the key {key} lies in the dataset, which it must never leave with; put it elsewhere")
+    outside = source.resolve()
     if inside == outside or inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise ConfigError(f"{out} and {source} lie within each other; give an output folder beside the source")
     if links is not None and links.resolve().is_relative_to(inside):
@@ -153,10 +241,15 @@ def _write_links(path: Path, source: Path, entries: Sequence[Study | Dropped]) -
             writer.writerow(["study_id", "series_id", "path"])
             for study in entries:
                 if isinstance(study, Study):
-                    rows = ((s.series_id, relative_name(s.path, source)) for s in study.series)
+                    rows = ((s.series_id, _told(s.path, source)) for s in study.series)
                     writer.writerows((study.study_id, *row) for row in rows)
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _told(path: Path, source: Path) -> str:
+    # What came from a PACS lies in a cache.
+    return relative_name(path, source) if path.is_relative_to(source) else path.name
 
 
 def _finish(
@@ -167,37 +260,116 @@ def _finish(
     refused: Sequence[Dropped],
 ) -> dict[str, Any]:
     """Settle the splits and write tables, card and, last of all, the provenance that makes the folder a dataset."""
-    cases = _settle_splits(outcomes, settings)
-    dropped = sorted(
-        [*refused, *(row for outcome in outcomes for row in outcome.dropped)],
-        key=lambda row: (row.study_id, row.series_id, row.stage, row.reason, row.detail),
-    )
-    kept = {Path(case.volume).name for case, _ in cases}
+    rows = _settle_splits(_with_shared_texts(outcomes, settings), settings)
+    dropped = [*refused, *(row for outcome in outcomes for row in outcome.dropped)]
+    kept = {Path(case.volume).name for case, _ in rows}
     for stray in (out / folder.VOLUMES).iterdir():
         if stray.name not in kept:
             stray.unlink()
-    description = describe_records([case for case, _ in cases], dropped)
+    candidates: list[SeriesRow] = [row for outcome in outcomes for row in outcome.series]
+    folder.write_series(
+        out / folder.SERIES, sorted(candidates, key=lambda row: (row.study_id, -row.score, row.series_id))
+    )
     libraries = {
         name: metadata.version(name) for name in ("numpy", "scipy", "nibabel", "pydicom", "SimpleITK", "pyarrow")
     }
-    counts = {key: description[key] for key in ("cases", "studies", "patients", "synthetic", "dropped")}
-    provenance = {**recipe, "libraries": libraries, "counts": counts}
-    folder.write_cases(out / folder.CASES, cases)
-    folder.write_dropped(out / folder.DROPPED, dropped)
-    folder.write_text(out / folder.CARD, write_card(description, provenance))
-    folder.write_text(out / folder.PROVENANCE, json.dumps(provenance, indent=2) + "\n")
+    audits = {"pairing": True, "deidentification": settings.deidentify}
+    description = _write_tables(out, {**recipe, "libraries": libraries, "audits": audits}, rows, dropped)
     shutil.rmtree(out / folder.WORK)
     return description
 
 
-def _settle_splits(outcomes: Sequence[CuratedStudy], settings: CurationSettings) -> list[tuple[Case, Figures]]:
+def _write_tables(
+    out: Path, provenance: Mapping[str, Any], rows: Sequence[_Row], dropped: Sequence[Dropped]
+) -> dict[str, Any]:
+    """Apply the decisions so far and write what follows from them.
+
+    Args:
+        rows: all that passed the filters, whatever was decided on it before.
+        dropped: all that did not, without what readers rejected.
+    """
+    settled = settle(_lay_diagnoses(rows, out, provenance.get("settings", {})), read_decisions(out))
+    aside = sorted(
+        [*dropped, *settled.rejected],
+        key=lambda row: (row.study_id, row.series_id, row.stage, row.reason, row.detail),
+    )
+    # A case that changes its table stands in both for a moment, never in neither.
+    before = folder.read_cases(out / folder.HELD) if (out / folder.HELD).is_file() else []
+    known = {case.case_id for case, _ in settled.held}
+    leaving = [row for row in before if row[0].case_id not in known]
+    folder.write_cases(out / folder.HELD, [*settled.held, *leaving])
+    folder.write_cases(out / folder.CASES, settled.cases)
+    folder.write_cases(out / folder.HELD, settled.held)
+    folder.write_dropped(out / folder.DROPPED, aside)
+    description = describe_folder(out)
+    counts = {name: description[name] for name in ("cases", "studies", "patients", "synthetic", "held", "dropped")}
+    told = {**provenance, "counts": counts, "decisions_digest": _digest_said(out)}
+    folder.write_text(out / folder.CARD, write_card(description, told))
+    folder.write_text(out / folder.PROVENANCE, json.dumps(told, indent=2) + "\n")
+    return description
+
+
+def _take_up_decisions(out: Path) -> tuple[dict[str, Any], bool]:
+    """Bring a finished dataset in line with what readers have decided since; say whether anything changed."""
+    dataset = Dataset.open(out)
+    if dataset.provenance.get("decisions_digest") == _digest_said(out):
+        return describe(dataset), False
+    rows = sorted(dataset.all_rows(), key=_order)
+    dropped = [row for row in dataset.dropped if row.stage != "review"]
+    return _write_tables(out, dataset.provenance, rows, dropped), True
+
+
+def _digest_said(out: Path) -> str | None:
+    """Digest what persons have said about a dataset: decisions and diagnoses."""
+    said = [(out / name).read_bytes() for name in (DECISIONS, STORE) if (out / name).is_file()]
+    return hashlib.sha256(b"\0".join(said)).hexdigest() if said else None
+
+
+def _lay_diagnoses(rows: Sequence[_Row], out: Path, settings: Mapping[str, Any]) -> list[_Row]:
+    """Lay what experts settled on upon the findings; where they differ the case is doubted, not changed."""
+    settled = settlements_by_case(
+        settle_diagnoses(open_store(out).diagnoses, adjudicator=settings.get("adjudicator") or None)
+    )
+    laid = []
+    for case, figures in rows:
+        found, known_from, doubts = apply_diagnoses(case.findings, case.findings_from, settled.get(case.case_id, ()))
+        others = tuple(doubt for doubt in figures.doubts if doubt.stage != "diagnosis")
+        laid.append(
+            (replace(case, findings=found, findings_from=known_from), replace(figures, doubts=(*others, *doubts)))
+        )
+    return laid
+
+
+def _with_shared_texts(outcomes: Sequence[CuratedStudy], settings: CurationSettings) -> list[_Row]:
+    """Gather all cases, and doubt those whose text other patients have, too."""
     curated = [one for outcome in outcomes for one in outcome.cases]
+    texts = {
+        one.case.study_id: Told(one.case.study_id, one.case.patient_id, one.case.report_es or one.case.report)
+        for one in curated
+        if one.case.report
+    }
+    doubts = doubt_shared_texts(texts.values(), settings.pairing)
+    return [
+        (one.case, replace(one.figures, doubts=(*one.figures.doubts, *_listed(doubts.get(one.case.study_id)))))
+        for one in curated
+    ]
+
+
+def _listed(doubt: Doubt | None) -> tuple[Doubt, ...]:
+    return () if doubt is None else (doubt,)
+
+
+def _settle_splits(rows: Sequence[_Row], settings: CurationSettings) -> list[_Row]:
+    """Give every patient a split, those of held cases too, so that no decision moves another patient."""
     findings: dict[str, set[str]] = {}
-    for one in curated:
-        findings.setdefault(one.case.patient_id, set()).update(present_findings(one.case))
+    for case, _ in rows:
+        findings.setdefault(case.patient_id, set()).update(present_findings(case))
     splits: dict[str, Split] = split_patients(findings, settings.shares, seed=settings.seed)
-    cases = [(replace(one.case, split=splits[one.case.patient_id]), one.figures) for one in curated]
-    return sorted(cases, key=lambda pair: (pair[0].source, pair[0].study_id, pair[0].case_id))
+    return sorted(((replace(case, split=splits[case.patient_id]), figures) for case, figures in rows), key=_order)
+
+
+def _order(row: _Row) -> tuple[str, str, str]:
+    return row[0].source, row[0].study_id, row[0].case_id
 
 
 @contextmanager

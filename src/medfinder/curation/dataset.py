@@ -1,6 +1,7 @@
 """A dataset folder: its tables, its volumes, and who made it of what.
 
-In: a folder with ``cases.parquet``, ``dropped.parquet``, ``volumes/``, ``provenance.json`` and ``README.md``. Out: the
+In: a folder with ``cases.parquet``, ``held.parquet`` (cases that wait for a person), ``dropped.parquet``,
+``series.parquet`` (what was chosen among, with scores), ``volumes/``, ``provenance.json`` and ``README.md``. Out: the
 cases as records, their volumes mapped from disk. Refused: a folder that is no dataset, an unfinished or damaged one.
 The tables are plain Parquet: pandas, polars and ``datasets`` read them without this module.
 """
@@ -21,14 +22,16 @@ import pyarrow.parquet as pq
 
 from medfinder.config import build_settings
 from medfinder.errors import ConfigError, DatasetError
-from medfinder.records import Case, Dropped, Finding
+from medfinder.records import Case, Doubt, Dropped, Finding
 from medfinder.volume import Grid
 
 KIND = "medfinder dataset"
-FORMAT = 1
-CASES, DROPPED, VOLUMES, PROVENANCE, CARD, WORK = (
+FORMAT = 2
+CASES, HELD, DROPPED, SERIES, VOLUMES, PROVENANCE, CARD, WORK = (
     "cases.parquet",
+    "held.parquet",
     "dropped.parquet",
+    "series.parquet",
     "volumes",
     "provenance.json",
     "README.md",
@@ -47,6 +50,10 @@ class Figures:
         region_reason: the sentence behind ``Case.region``.
         notes: what the reader had to mend.
         volume_sha256: of the standardised volume's file.
+        quality_score: 0 to 1, of the raw volume; see ``medfinder.curation.quality``.
+        doubts: what a person should look at; those that hold keep a case in ``held.parquet`` until decided.
+        translated_by: engine that made ``report`` of ``report_es``; empty when the source brought the English.
+        phi_removed: names, dates and the like that were replaced in the texts.
     """
 
     words: int
@@ -55,6 +62,28 @@ class Figures:
     region_reason: str
     notes: tuple[str, ...]
     volume_sha256: str
+    quality_score: float = 1.0
+    doubts: tuple[Doubt, ...] = ()
+    translated_by: str = ""
+    phi_removed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
+    """One candidate of series selection: one row of ``series.parquet``.
+
+    Attributes:
+        score: higher is better; comparable within one study only.
+        reason: why it was not chosen, a short stable code; empty for the chosen.
+        detail: one sentence with the figures behind it.
+    """
+
+    study_id: str
+    series_id: str
+    score: float
+    is_chosen: bool
+    reason: str
+    detail: str
 
 
 _TEXT, _FLAG, _WHOLE, _REAL = pa.string(), pa.bool_(), pa.int64(), pa.float64()
@@ -69,6 +98,7 @@ _FINDING = pa.struct(
         ("grade", _TEXT),
     ]
 )
+_DOUBT = pa.struct([("stage", _TEXT), ("reason", _TEXT), ("detail", _TEXT), ("holds", _FLAG)])
 CASE_SCHEMA = pa.schema(
     [
         ("case_id", _TEXT),
@@ -94,9 +124,23 @@ CASE_SCHEMA = pa.schema(
         ("region_reason", _TEXT),
         ("notes", pa.list_(_TEXT)),
         ("volume_sha256", _TEXT),
+        ("quality_score", _REAL),
+        ("doubts", pa.list_(_DOUBT)),
+        ("translated_by", _TEXT),
+        ("phi_removed", _WHOLE),
     ]
 )
 DROPPED_SCHEMA = pa.schema([(field.name, _TEXT) for field in fields(Dropped)])
+SERIES_SCHEMA = pa.schema(
+    [
+        ("study_id", _TEXT),
+        ("series_id", _TEXT),
+        ("score", _REAL),
+        ("is_chosen", _FLAG),
+        ("reason", _TEXT),
+        ("detail", _TEXT),
+    ]
+)
 
 
 class Dataset:
@@ -126,6 +170,17 @@ class Dataset:
         """All cases, in the order of the table."""
         names = [field.name for field in fields(Case)]
         return tuple(_case(row) for row in _read(self.path / CASES, names))
+
+    @cached_property
+    def held(self) -> tuple[tuple[Case, Figures], ...]:
+        """Cases that are kept out until a person has decided, with the doubts about them."""
+        return tuple(read_cases(self.path / HELD)) if (self.path / HELD).is_file() else ()
+
+    def all_rows(self) -> tuple[tuple[Case, Figures], ...]:
+        """Return every case that passed the filters, those that are held among them, each once."""
+        rows = {case.case_id: (case, figures) for case, figures in self.held}
+        rows |= {case.case_id: (case, figures) for case, figures in read_cases(self.path / CASES)}
+        return tuple(rows.values())
 
     @cached_property
     def dropped(self) -> tuple[Dropped, ...]:
@@ -219,6 +274,23 @@ def _read(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
+def read_cases(path: Path) -> list[tuple[Case, Figures]]:
+    """Read a table of cases with the figures beside them.
+
+    Raises:
+        DatasetError: the table is damaged.
+    """
+    names = [field.name for field in fields(Case)]
+    cases = (_case(row) for row in _read(path, names))
+    figures = (_figures(row) for row in _read(path, [field.name for field in fields(Figures)]))
+    return list(zip(cases, figures, strict=True))
+
+
+def _figures(row: dict[str, Any]) -> Figures:
+    row["notes"], row["doubts"] = tuple(row["notes"]), tuple(Doubt(**doubt) for doubt in row["doubts"])
+    return Figures(**row)
+
+
 def _case(row: dict[str, Any]) -> Case:
     row["findings"] = tuple(Finding(**finding) for finding in row["findings"])
     row["spacing_mm"], row["shape"] = tuple(row["spacing_mm"]), tuple(row["shape"])
@@ -226,13 +298,18 @@ def _case(row: dict[str, Any]) -> Case:
 
 
 def write_cases(path: Path, cases: Sequence[tuple[Case, Figures]]) -> None:
-    """Write ``cases.parquet``: one row a case, its figures behind it."""
+    """Write ``cases.parquet`` or ``held.parquet``: one row a case, its figures behind it."""
     write_table(path, [{**asdict(case), **asdict(figures)} for case, figures in cases], CASE_SCHEMA)
 
 
 def write_dropped(path: Path, dropped: Sequence[Dropped]) -> None:
     """Write ``dropped.parquet``."""
     write_table(path, [asdict(row) for row in dropped], DROPPED_SCHEMA)
+
+
+def write_series(path: Path, series: Sequence[SeriesRow]) -> None:
+    """Write ``series.parquet``."""
+    write_table(path, [asdict(row) for row in series], SERIES_SCHEMA)
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:

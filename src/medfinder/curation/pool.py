@@ -10,8 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from medfinder.curation.notes import Notes
-from medfinder.curation.study import CuratedStudy, CurationSettings, curate_study
-from medfinder.records import Dropped, Study
+from medfinder.curation.study import CuratedStudy, CurationSettings, Job, curate_study
+from medfinder.records import Dropped
 from medfinder.workers import open_pool
 
 # Called with the number of studies done and of all.
@@ -34,7 +34,7 @@ def count_from(done: int, total: int, progress: Progress | None) -> Callable[[],
 
 
 def curate_all(
-    todo: Sequence[Study],
+    todo: Sequence[Job],
     out: Path,
     settings: CurationSettings,
     notes: Notes,
@@ -47,8 +47,8 @@ def curate_all(
         tell: called once a study is done.
     """
     if workers <= 1:
-        for study in todo:
-            _curate_one(study, out, settings, notes)
+        for job in todo:
+            curate_one(job, out, settings, notes)
             tell()
         return
     left = list(todo)
@@ -56,46 +56,52 @@ def curate_all(
         for suspect in _run_pool(left, out, settings, notes, workers, tell):
             # One of them ended its process; alone in a process, the guilty one is found.
             if _run_pool([suspect], out, settings, notes, 1, tell):
-                detail = "the process that read it was ended: out of memory, or a fault in a library"
-                row = Dropped(suspect.study_id, "", suspect.source, "read", "process ended", detail)
-                notes.write(CuratedStudy(suspect.study_id, dropped=(row,)))
+                note_ended(suspect, notes)
                 tell()
-        left = [study for study in left if not notes.has(study.study_id)]
+        left = [job for job in left if not notes.has(job.study.study_id)]
+
+
+def curate_one(job: Job, out: Path, settings: CurationSettings, notes: Notes) -> None:
+    """Curate one study and note what became of it."""
+    notes.write(curate_study(job, out, settings))
+
+
+def note_ended(job: Job, notes: Notes) -> None:
+    """Note that a study ended the process that worked on it."""
+    detail = "the process that read it was ended: out of memory, or a fault in a library"
+    row = Dropped(job.study.study_id, "", job.study.source, "read", "process ended", detail)
+    notes.write(CuratedStudy(job.study.study_id, dropped=(row,)))
 
 
 def _run_pool(
-    studies: Sequence[Study],
+    jobs: Sequence[Job],
     out: Path,
     settings: CurationSettings,
     notes: Notes,
     workers: int,
     tell: Callable[[], None],
-) -> list[Study]:
-    """Curate in worker processes; return the studies in flight when a worker was killed, else none."""
-    flying: dict[Future[None], Study] = {}
+) -> list[Job]:
+    """Curate in worker processes; return the jobs in flight when a worker was killed, else none."""
+    flying: dict[Future[None], Job] = {}
     with open_pool(workers) as pool:
         try:
-            for study in studies:
-                flying[pool.submit(_curate_one, study, out, settings, notes)] = study
+            for job in jobs:
+                flying[pool.submit(curate_one, job, out, settings, notes)] = job
                 # A window of two studies a worker keeps memory flat and the workers busy.
                 while len(flying) >= 2 * workers:
                     _land(flying, tell)
             while flying:
                 _land(flying, tell)
         except BrokenProcessPool:
-            return [study for study in flying.values() if not notes.has(study.study_id)]
+            return [job for job in flying.values() if not notes.has(job.study.study_id)]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return []
 
 
-def _land(flying: dict[Future[None], Study], tell: Callable[[], None]) -> None:
+def _land(flying: dict[Future[None], Job], tell: Callable[[], None]) -> None:
     done, _ = wait(flying, return_when=FIRST_COMPLETED)
     for future in done:
         future.result()
         del flying[future]
         tell()
-
-
-def _curate_one(study: Study, out: Path, settings: CurationSettings, notes: Notes) -> None:
-    notes.write(curate_study(study, out, settings))

@@ -9,13 +9,13 @@ import json
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import medfinder
 from medfinder.curation import dataset as folder
 from medfinder.curation.dataset import Dataset
+from medfinder.curation.deidentify.keys import Key
 from medfinder.curation.study import CurationSettings
 from medfinder.errors import ConfigError
 from medfinder.sources.files import fingerprint, relative_name, walk_files
@@ -29,33 +29,60 @@ _WORDS = {
     "source": "kind of source",
     "source_digest": "input",
     "table_digest": "report table",
-    "keywords_digest": "keyword list",
+    "rules_digest": "rules and word lists",
+    "key_check": "key",
 }
 # What may change between two runs of one command: the source grows, the program is renewed. The dataset is made again
 # in its place. Other settings are another command.
-RENEWABLE = frozenset({"input", "report table", "keyword list", "medfinder version", "format"})
+RENEWABLE = frozenset({"input", "report table", "rules and word lists", "medfinder version", "format"})
 
 
-def write_recipe(kind: str, source: Path, table: Path | None, settings: CurationSettings) -> dict[str, Any]:
-    """Put together all that decides about the bytes of a dataset; no path, no time."""
+def write_recipe(
+    kind: str,
+    source: Path,
+    table: Path | None,
+    settings: CurationSettings,
+    *,
+    study_ids: Collection[str],
+    key: Path | None = None,
+) -> dict[str, Any]:
+    """Put together all that decides about the bytes of a dataset; no path, no time, no secret.
+
+    Args:
+        study_ids: of the source; of a server they are all that can be told without fetching it whole.
+    """
     recipe = {
         "kind": folder.KIND,
         "format": folder.FORMAT,
         "medfinder": medfinder.__version__,
         "source": kind,
-        "source_digest": _digest_source(source),
+        "source_digest": _digest_source(kind, source, study_ids),
         "table_digest": hashlib.sha256(table.read_bytes()).hexdigest() if table else None,
-        "keywords_digest": hashlib.sha256(
-            resources.files("medfinder.curation").joinpath("keywords.toml").read_bytes()
-        ).hexdigest(),
+        "key_check": Key.read(key).check if key else None,
+        "rules_digest": _digest_rules(),
         "settings": asdict(settings),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(recipe))
+    plain: dict[str, Any] = json.loads(json.dumps(recipe, default=_name_of))
     return plain
 
 
-def _digest_source(source: Path) -> str:
-    """Digest names, sizes, beginnings and ends of all files; of lists, every byte."""
+def _name_of(path: Path) -> str:
+    """Keep of a path in the settings its name alone."""
+    return path.name
+
+
+def _digest_rules() -> str:
+    """Digest the lists that judge texts: keywords, labels, contradictions, glossaries."""
+    whole = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.toml")):
+        whole.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _digest_source(kind: str, source: Path, study_ids: Collection[str]) -> str:
+    """Digest names, sizes, beginnings and ends of all files; of lists, every byte; of a server, its studies."""
+    if kind == "pacs":
+        return hashlib.sha256("\0".join(sorted(study_ids)).encode()).hexdigest()
     whole = hashlib.sha256()
     for file in walk_files(source):
         try:

@@ -1,21 +1,37 @@
 """One study through curation: the pure function that a process pool (or a cluster) maps over all of them.
 
-In: a ``Study``, the settings, a dataset folder to write volumes into. Out: its cases and what was set aside of it, each
-with its reason. Nothing about other studies is known here, so neither order nor the number of workers can matter.
+In: a ``Study`` and, where its Spanish was translated, the translation; the settings; a dataset folder to write volumes
+into. Out: its cases with the doubts about them, the candidates among its series, and what was set aside, each with its
+reason. Nothing about other studies is known here, so neither order nor the number of workers can matter.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medfinder.curation.dataset import VOLUMES, Figures
-from medfinder.curation.keywords import extract_findings, resolve_keyword
-from medfinder.curation.quality import find_missing_voxels, find_small_dimension, missing_share
-from medfinder.curation.report import ReportText, choose_text, count_words, find_report_fault
+from medfinder.curation.dataset import VOLUMES, Figures, SeriesRow
+from medfinder.curation.denoise import DenoiseSettings, denoise
+from medfinder.curation.keywords import extract_findings, map_labels
+from medfinder.curation.pairing import PairingSettings, audit_study
+from medfinder.curation.quality import Fault, Quality, QualitySettings, assess
+from medfinder.curation.report import ReportText, choose_text, count_words, find_report_fault, guess_language
+from medfinder.curation.series import Candidate, Look, SelectionSettings, choose_series, look_of, rank_series
 from medfinder.curation.split import SplitShares
+from medfinder.curation.translate import Translation, TranslationSettings
+from medfinder.curation.translation_audit import audit_translation
 from medfinder.errors import ConfigError, DatasetError, VolumeError
-from medfinder.records import Case, Dropped, Finding, Series, Study
-from medfinder.volume import Grid, Volume, body_region, read_volume, standardise, write_nifti
+from medfinder.records import Case, Doubt, Dropped, Finding, Series, Study
+from medfinder.volume import Grid, Volume, read_volume, standardise, write_nifti
+
+# Sources whose studies hold whatever the scanner and its desk made; in the others somebody has chosen already.
+_RAW_SOURCES = ("dicom", "bimcv", "pacs")
+
+# Its findings are what was drawn, its English was written and not translated.
+_TRUE_SOURCE = "phantoms"
+
+# A series that lies so gives way to any other of its study; alone, it waits for a person.
+_TURNED = ("upside down", "front and back swapped")
 
 
 @dataclass(frozen=True)
@@ -24,9 +40,13 @@ class CurationSettings:
 
     Attributes:
         grid: of every standardised volume.
-        max_missing_share: the paper's 30% of missing voxels.
-        min_dimension: voxels on each axis before resampling; the paper's 96.
-        min_dimension_synthetic: the same for phantoms, which are rendered small (ours).
+        selection: which of a study's series are taken, where the source is raw.
+        quality: what a volume must be, and when a person is asked.
+        pairing: how images and report are compared.
+        translation: of Spanish reports that bring no English; by default they are searched in Spanish.
+        denoise: before standardising; off by default.
+        adjudicator: the reader whose diagnoses decide where readers differ.
+        deidentify: replace names, dates and the like in texts, phantoms' excepted.
         require_report: set studies without a report aside, as the paper does. A folder of CTs given without a table
             has none to require: it is curated for search by CT alone.
         min_words: the paper's five.
@@ -37,9 +57,13 @@ class CurationSettings:
     """
 
     grid: Grid = field(default_factory=Grid)
-    max_missing_share: float = 0.30
-    min_dimension: int = 96
-    min_dimension_synthetic: int = 32
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    quality: QualitySettings = field(default_factory=QualitySettings)
+    pairing: PairingSettings = field(default_factory=PairingSettings)
+    translation: TranslationSettings = field(default_factory=TranslationSettings)
+    denoise: DenoiseSettings = field(default_factory=DenoiseSettings)
+    adjudicator: str = ""
+    deidentify: bool = True
     require_report: bool = True
     min_words: int = 5
     max_report_chars: int = 20_000
@@ -48,11 +72,17 @@ class CurationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_missing_share <= 1:
-            raise ConfigError(f"max_missing_share {self.max_missing_share}; expected 0 to 1")
-        for name in ("min_dimension", "min_dimension_synthetic", "min_words", "max_report_chars"):
+        for name in ("min_words", "max_report_chars"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)}; expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One study to be curated, with the English that an engine made of its report."""
+
+    study: Study
+    translation: Translation | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +100,11 @@ class CuratedStudy:
     study_id: str
     cases: tuple[CuratedCase, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    series: tuple[SeriesRow, ...] = ()
 
 
-def curate_study(study: Study, out: Path, settings: CurationSettings) -> CuratedStudy:
-    """Curate one study: judge its report, read, judge and standardise each series, write the volumes.
+def curate_study(job: Job, out: Path, settings: CurationSettings) -> CuratedStudy:
+    """Curate one study: judge its report, choose among its series, judge and standardise them, write the volumes.
 
     Args:
         out: dataset folder; its ``volumes`` folder exists.
@@ -81,6 +112,56 @@ def curate_study(study: Study, out: Path, settings: CurationSettings) -> Curated
     Raises:
         DatasetError: a volume cannot be written (no space, no permission): no other study could be either.
     """
+    study = job.study
+    try:
+        told = read_texts(job, settings)
+    except Exception as error:  # A text that trips its reader must not stop the other studies either.
+        if isinstance(error, ConfigError):
+            raise
+        detail = f"{type(error).__name__} while reading the report"
+        return CuratedStudy(study.study_id, dropped=(_drop(study, "", "report", "unreadable", detail),))
+    if told.fault is not None:
+        return CuratedStudy(study.study_id, dropped=(_drop(study, "", *told.fault),))
+    if not study.series:
+        detail = "the study has no series, expected at least one"
+        return CuratedStudy(study.study_id, dropped=(_drop(study, "", "read", "no series", detail),))
+    reading = _Reading(study, settings)
+    candidates = _choose(study, settings, reading)
+    cases = [_keep(study, one.series, told, reading.judged[one.series.series_id], out) for one in _chosen(candidates)]
+    rows = tuple(
+        SeriesRow(study.study_id, one.series.series_id, one.score, one.is_chosen, one.reason, one.detail)
+        for one in candidates
+    )
+    return CuratedStudy(study.study_id, tuple(cases), tuple(_set_aside(study, candidates, reading)), rows)
+
+
+# ------------------------------------------------------------------------------------------------------------- the text
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is known of a study from words.
+
+    Attributes:
+        fault: stage, reason and detail that set the study aside; None when it passes.
+        findings_from: truth, label, report or none.
+    """
+
+    text: ReportText
+    findings: tuple[Finding, ...] = ()
+    findings_from: str = "none"
+    doubts: tuple[Doubt, ...] = ()
+    translated_by: str = ""
+    phi_removed: int = 0
+    fault: tuple[str, str, str] | None = None
+
+
+def read_texts(job: Job, settings: CurationSettings) -> Texts:
+    """De-identify, choose and judge the texts of a study, and read its findings from them."""
+    study, removed = clean_study(job.study, settings)
+    translation = job.translation
+    if translation is not None:
+        study = replace(study, report_en=translation.english or None)
     text = choose_text(study)
     fault = find_report_fault(
         text.searched,
@@ -89,38 +170,65 @@ def curate_study(study: Study, out: Path, settings: CurationSettings) -> Curated
         max_chars=settings.max_report_chars,
     )
     if fault is not None:
-        return CuratedStudy(study.study_id, dropped=(_drop(study, "", "report", *fault),))
-    try:
-        findings, findings_from = find_findings(study, text)
-    except Exception as error:  # A text that trips the reader of findings must not stop the other studies either.
-        detail = f"{type(error).__name__} while looking for findings in the report"
-        return CuratedStudy(study.study_id, dropped=(_drop(study, "", "report", "unreadable", detail),))
-    cases: list[CuratedCase] = []
-    dropped: list[Dropped] = []
-    for series in study.series:
-        outcome = _curate_series(study, series, settings)
-        if isinstance(outcome, Dropped):
-            dropped.append(outcome)
-        else:
-            cases.append(_keep(study, series, text, findings, findings_from, outcome, out))
-    if not study.series:
-        dropped.append(_drop(study, "", "read", "no series", "the study has no series, expected at least one"))
-    return CuratedStudy(study.study_id, tuple(cases), tuple(dropped))
+        return Texts(text, fault=("report", *fault))
+    original = text.spanish or text.searched
+    verdict = audit_study(study, original, settings.pairing)
+    if verdict.fault is not None:
+        return Texts(text, fault=("pairing", *verdict.fault))
+    findings, source = find_findings(study, text)
+    doubts = (*verdict.doubts, *_doubt_translation(study, text, translation), *_doubt_labels(study))
+    engine = translation.engine if translation is not None and not translation.fault else ""
+    return Texts(text, findings, source, doubts, engine, removed)
+
+
+def clean_study(study: Study, settings: CurationSettings) -> tuple[Study, int]:
+    """Replace what names a person in a study's texts, and count it; phantoms name nobody."""
+    if not settings.deidentify or study.is_synthetic or not (study.report or study.report_en):
+        return study, 0
+    from medfinder.curation.deidentify import deidentify_text
+
+    report = study.report or ""
+    language = study.report_language or guess_language(report)
+    original, english = deidentify_text(report, language), deidentify_text(study.report_en or "", "en")
+    removed = sum(original.counts.values()) + sum(english.counts.values())
+    return replace(study, report=original.text or None, report_en=english.text or None), removed
+
+
+def _doubt_translation(study: Study, text: ReportText, translation: Translation | None) -> Iterator[Doubt]:
+    if translation is not None and translation.fault:
+        yield Doubt("translation", "no translation", f"the engine gave none: {translation.fault}", holds=True)
+    elif translation is not None and translation.is_rough:
+        yield Doubt("translation", "rough", "translated by rules: for finding cases, not for reading", holds=False)
+    # The English of a phantom was written, not translated.
+    if text.spanish and text.language == "en" and study.source != _TRUE_SOURCE:
+        yield from audit_translation(text.spanish, text.searched)
+
+
+def _doubt_labels(study: Study) -> Iterator[Doubt]:
+    """Tell which of a source's labels no keyword stands for."""
+    unmapped = () if study.source == _TRUE_SOURCE else map_labels(study.findings)[1]
+    if unmapped:
+        yield Doubt("diagnosis", "unmapped label", f"no keyword stands for: {', '.join(unmapped)}", holds=False)
 
 
 def find_findings(study: Study, text: ReportText) -> tuple[tuple[Finding, ...], str]:
     """Tell what a study shows, and from where that is known: truth, label, report or none.
 
-    The truth of a phantom and an expert's label stand above what is read from the report.
+    The truth of a phantom and an expert's label stand above what is read from the report; the report as written stands
+    above its translation.
     """
-    if study.is_synthetic:
+    if study.source == _TRUE_SOURCE:
         return study.findings, "truth"
     if study.findings:
-        known = ((resolve_keyword(finding.name) or finding.name, finding) for finding in study.findings)
-        return tuple(Finding(**{**asdict(finding), "name": name}) for name, finding in known), "label"
+        return map_labels(study.findings)[0], "label"
+    if text.spanish:
+        return extract_findings(text.spanish, "es"), "report"
     if text.searched:
         return extract_findings(text.searched, text.language), "report"
     return (), "none"
+
+
+# ------------------------------------------------------------------------------------------------------------- the CTs
 
 
 @dataclass(frozen=True)
@@ -129,50 +237,95 @@ class _Judged:
 
     raw_shape: tuple[int, int, int]
     raw_spacing_mm: tuple[float, float, float]
-    missing_share: float
-    region: str
-    region_reason: str
-    lung_ml: float
+    quality: Quality
+    shown: Look
     standard: Volume
 
 
-def _curate_series(study: Study, series: Series, settings: CurationSettings) -> _Judged | Dropped:
-    try:
-        judged = _judge(study, series, settings)
-    except VolumeError as error:
-        return _drop(study, series.series_id, "read", error.reason, str(error))
-    except MemoryError:
-        detail = "reading it needs more memory than this machine has free"
-        return _drop(study, series.series_id, "read", "out of memory", detail)
-    except Exception as error:  # Damaged files trip parsers in ways nobody can list; one must not stop the others.
-        detail = f"{type(error).__name__} while reading; the file is damaged in a way that no reader names"
-        return _drop(study, series.series_id, "read", "unreadable", detail)
-    if isinstance(judged, _Judged):
-        return judged
-    return _drop(study, series.series_id, "quality", *judged)
+class _Reading:
+    """Reads the series of one study as selection asks for them, and keeps what it may take.
+
+    Attributes:
+        judged: what passed, by series id.
+        refused: stage, reason and detail of what did not.
+    """
+
+    def __init__(self, study: Study, settings: CurationSettings) -> None:
+        self.study, self.settings = study, settings
+        self.judged: dict[str, _Judged] = {}
+        self.refused: dict[str, tuple[str, str, str]] = {}
+
+    def look(self, series: Series) -> Look | tuple[str, str]:
+        """Read and judge a series; say what it shows, or why it is out."""
+        outcome = self._judge(series)
+        if isinstance(outcome, _Judged):
+            self.judged[series.series_id] = outcome
+            return outcome.shown
+        self.refused[series.series_id] = outcome
+        return outcome[1:]
+
+    def _judge(self, series: Series) -> _Judged | tuple[str, str, str]:
+        try:
+            volume = read_volume(series.path, series_instance_uid=series.series_instance_uid, rescale=series.rescale)
+            quality = assess(volume, self.settings.quality, is_synthetic=self.study.is_synthetic, tags=series.tags)
+            fault = quality.fault or self._refuse_region(quality)
+            if fault is not None or quality.anatomy is None:
+                return ("quality", *(fault or ("not judged", "no anatomy was looked for")))
+            turned = next((doubt for doubt in quality.doubts if doubt.reason in _TURNED), None)
+            if turned is not None and len(self.study.series) > 1:
+                return "quality", turned.reason, turned.detail
+            shown = self._weigh(look_of(quality.region, quality.anatomy), quality.doubts)
+            standard = standardise(denoise(quality.volume, self.settings.denoise), self.settings.grid)
+        except VolumeError as error:
+            return "read", error.reason, str(error)
+        except MemoryError:
+            return "read", "out of memory", "reading it needs more memory than this machine has free"
+        except Exception as error:  # Damaged files trip parsers in ways nobody can list; one must not stop the others.
+            detail = f"{type(error).__name__} while reading; the file is damaged in a way that no reader names"
+            return "read", "unreadable", detail
+        # What is kept of a raw volume are figures: several may have to be looked at.
+        slim = replace(quality, volume=standard, anatomy=None)
+        return _Judged(volume.shape, volume.spacing_mm, slim, shown, standard)
+
+    def _weigh(self, shown: Look, doubts: tuple[Doubt, ...]) -> Look:
+        """Let a doubtful series give way to its neighbour, where there is one."""
+        holding = [doubt for doubt in doubts if doubt.holds]
+        return replace(shown, doubt=holding[0].reason) if holding else shown
+
+    def _refuse_region(self, quality: Quality) -> Fault:
+        if quality.region.name != "chest" and not self.settings.keep_not_chest:
+            return "not chest", quality.region.reason
+        return None
 
 
-def _judge(study: Study, series: Series, settings: CurationSettings) -> _Judged | tuple[str, str]:
-    volume = read_volume(series.path, series_instance_uid=series.series_instance_uid)
-    limit = settings.min_dimension_synthetic if study.is_synthetic else settings.min_dimension
-    share = missing_share(volume)
-    fault = find_small_dimension(volume.shape, limit=limit)
-    fault = fault or find_missing_voxels(share, limit=settings.max_missing_share)
-    if fault is not None:
-        return fault
-    region = body_region(volume)
-    if region.name != "chest" and not settings.keep_not_chest:
-        return "not chest", region.reason
-    standard = standardise(volume, settings.grid)
-    return _Judged(volume.shape, volume.spacing_mm, share, region.name, region.reason, region.lung_ml, standard)
+def _choose(study: Study, settings: CurationSettings, reading: _Reading) -> tuple[Candidate, ...]:
+    if study.source in _RAW_SOURCES:
+        selection = replace(settings.selection, require_chest=not settings.keep_not_chest)
+        return choose_series(rank_series(study.series, selection), reading.look, selection)
+    candidates = []
+    for series in study.series:
+        shown = reading.look(series)
+        is_fit = isinstance(shown, Look)
+        reason, detail = ("", "") if isinstance(shown, Look) else shown
+        candidates.append(Candidate(series, float(is_fit), reason, detail, is_chosen=is_fit))
+    return tuple(candidates)
+
+
+def _chosen(candidates: tuple[Candidate, ...]) -> list[Candidate]:
+    return [one for one in candidates if one.is_chosen]
+
+
+def _set_aside(study: Study, candidates: tuple[Candidate, ...], reading: _Reading) -> Iterator[Dropped]:
+    for one in candidates:
+        if not one.is_chosen:
+            why = reading.refused.get(one.series.series_id, ("series", one.reason, one.detail))
+            yield _drop(study, one.series.series_id, *why)
 
 
 def _keep(
     study: Study,
     series: Series,
-    text: ReportText,
-    findings: tuple[Finding, ...],
-    findings_from: str,
+    told: Texts,
     judged: _Judged,
     out: Path,
 ) -> CuratedCase:
@@ -189,25 +342,29 @@ def _keep(
         source=study.source,
         split="train",
         volume=path,
-        report=text.searched,
-        report_es=text.spanish,
-        findings=findings,
-        findings_from=findings_from,
+        report=told.text.searched,
+        report_es=told.text.spanish,
+        findings=told.findings,
+        findings_from=told.findings_from,
         age_years=study.age_years,
         sex=study.sex,
         date_offset_days=study.date_offset_days,
         spacing_mm=judged.raw_spacing_mm,
         shape=judged.raw_shape,
-        region=judged.region,
+        region=judged.quality.region.name,
         is_synthetic=study.is_synthetic,
     )
     figures = Figures(
-        words=count_words(text.searched),
-        missing_share=judged.missing_share,
-        lung_ml=judged.lung_ml,
-        region_reason=judged.region_reason,
+        words=count_words(told.text.searched),
+        missing_share=judged.quality.figures["missing_share"],
+        lung_ml=judged.quality.region.lung_ml,
+        region_reason=judged.quality.region.reason,
         notes=judged.standard.notes,
         volume_sha256=hashlib.sha256((out / path).read_bytes()).hexdigest(),
+        quality_score=judged.quality.score,
+        doubts=(*told.doubts, *judged.quality.doubts),
+        translated_by=told.translated_by,
+        phi_removed=told.phi_removed,
     )
     return CuratedCase(case, figures)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from medfinder.errors import ConfigError
 from medfinder.records import Dropped, Study
-from medfinder.sources import bimcv, bimcv_r, dicom, nifti, pacs, phantoms_folder
+from medfinder.sources import bimcv, bimcv_r, dicom, nifti, pacs, phantoms_folder, release
 from medfinder.sources.files import is_dicom, is_volume_file, walk_files
 
 
@@ -46,6 +46,8 @@ def find_source(path: Path) -> str:
         raise ConfigError(
             f"{path} holds phantoms that were not finished; run the same medfinder phantoms command again"
         )
+    if release.is_release(path):
+        return "release"
     if bimcv.find_roots(path):
         return "bimcv"
     if bimcv_r.find_tables(path):
@@ -83,6 +85,7 @@ def find_reader(kind: str) -> Reader:
 
 SOURCES: dict[str, Reader] = {
     "phantoms": phantoms_folder.read,
+    "release": release.read,
     "bimcv": bimcv.read,
     "bimcv_r": bimcv_r.read,
     "dicom": dicom.read,

@@ -1,0 +1,155 @@
+// The review queue: a list of items on the left, one item on the right, every decision stored as soon as it is made.
+"use strict";
+
+const element = (id) => document.getElementById(id);
+const state = { items: [], shown: [], key: null, item: null };
+
+const make = (tag, text, kind) => {
+  const made = document.createElement(tag);
+  if (text) made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+};
+
+async function ask(path, said) {
+  const options = said ? { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(said) } : {};
+  const answer = await fetch(path, options);
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(typeof body.detail === "string" ? body.detail : `the server answered ${answer.status}`);
+  return body;
+}
+
+function tell(text, isTrouble) {
+  element("message").textContent = text;
+  element("message").className = isTrouble ? "trouble" : "";
+}
+
+async function refresh() {
+  const found = await ask("items");
+  state.items = found.items;
+  element("dataset").textContent = found.dataset;
+  element("synthetic").hidden = !found.is_synthetic;
+  const stages = [...new Set(state.items.map((item) => item.stage))].sort();
+  const chosen = element("stage").value;
+  element("stage").replaceChildren(make("option", "all"), ...stages.map((stage) => make("option", stage)));
+  element("stage").firstChild.value = "";
+  element("stage").value = stages.includes(chosen) ? chosen : "";
+  list();
+}
+
+function list() {
+  const stage = element("stage").value;
+  const open = element("undecided").checked;
+  state.shown = state.items.filter((item) => (!stage || item.stage === stage) && (!open || !item.decision || item.key === state.key));
+  const waiting = state.items.filter((item) => !item.decision);
+  const holding = waiting.filter((item) => item.holds).length;
+  element("count").textContent = `${waiting.length} of ${state.items.length} undecided, ${holding} hold a case back`;
+  element("items").replaceChildren(...state.shown.map((item) => {
+    const button = make("button");
+    const word = item.decision ? item.decision.verdict : item.holds ? "holds" : "open";
+    button.append(make("span", item.stage), " ", make("span", word, word), make("span", item.doubts.map((doubt) => doubt.reason).join(", "), "why"));
+    button.setAttribute("aria-current", String(item.key === state.key));
+    button.addEventListener("click", () => show(item.key));
+    const line = make("li");
+    line.append(button);
+    return line;
+  }));
+  if (!state.shown.some((item) => item.key === state.key)) {
+    if (state.shown.length) show(state.shown[0].key);
+    else leave();
+  }
+}
+
+function leave() {
+  state.key = state.item = null;
+  element("item").hidden = true;
+  element("empty").hidden = false;
+}
+
+const marked = (pieces) => pieces.map(([text, kind]) => (kind ? make("span", text, kind) : document.createTextNode(text)));
+
+async function show(key) {
+  state.key = key;
+  const item = await ask(`items/${key}`).catch((error) => { tell(error.message, true); return null; });
+  if (!item || state.key !== key) return;
+  state.item = item;
+  element("empty").hidden = true;
+  element("item").hidden = false;
+  element("title").textContent = `${item.stage} · study ${item.study_id}`;
+  element("doubts").replaceChildren(...item.doubts.map((doubt) => {
+    const line = make("li");
+    line.append(make("strong", doubt.reason), `: ${doubt.detail}`);
+    return line;
+  }));
+  element("texts").hidden = !item.report && !item.report_es_marked.length;
+  element("spanish").replaceChildren(...marked(item.report_es_marked));
+  element("english").replaceChildren(...marked(item.report_marked));
+  element("findings").textContent = item.findings.length ? `Findings read from it: ${item.findings.join(", ")}` : "No finding was read from it.";
+  element("pictures").replaceChildren(...item.facts.flatMap((facts) => {
+    const picture = make("img");
+    picture.src = `slices/${facts.case}.png`;
+    picture.alt = `Slices of case ${facts.case}: axial from head to feet and coronal, lung window above soft-tissue window`;
+    picture.addEventListener("error", () => picture.replaceWith(make("p", "The volume has gone; no picture.")));
+    return [make("p", `${facts.case} · ${facts.source} · ${facts.shape} voxels of ${facts.spacing_mm} mm · ${facts.region} · quality ${facts.quality}`), picture];
+  }));
+  element("history").replaceChildren(...item.history.map((one) => make("li", `${one.at} · ${one.reader} · ${one.verdict}${one.note ? ` · ${one.note}` : ""}`)));
+  element("note").value = "";
+  element("correct").hidden = item.stage === "quality";
+  edit(false);
+  tell("");
+  for (const button of element("items").querySelectorAll("button")) button.setAttribute("aria-current", "false");
+  const place = state.shown.findIndex((one) => one.key === key);
+  const button = element("items").children[place]?.firstChild;
+  if (button) { button.setAttribute("aria-current", "true"); button.scrollIntoView({ block: "nearest" }); }
+}
+
+function edit(isOn) {
+  element("edit").hidden = !isOn;
+  element("english").hidden = isOn;
+  element("save").hidden = !isOn;
+  if (isOn) { element("edit").value = state.item.report; element("edit").focus(); }
+}
+
+async function say(verdict) {
+  if (!state.item) return;
+  const reader = element("reader").value.trim();
+  if (!reader) { tell("Say who you are first: the field Reader.", true); element("reader").focus(); return; }
+  const after = verdict === "correct" ? element("edit").value : "";
+  const key = state.key;
+  const next = state.shown[state.shown.findIndex((one) => one.key === key) + 1];
+  try {
+    await ask("decisions", { item: key, verdict, reader, before: state.item.report, after, note: element("note").value });
+  } catch (error) {
+    tell(`Not stored: ${error.message}`, true);
+    return;
+  }
+  state.key = next && verdict !== "reopen" ? next.key : key;
+  await refresh();
+  if (state.key) await show(state.key);
+  tell(`Stored: ${verdict}.`);
+}
+
+function step(by) {
+  const place = state.shown.findIndex((one) => one.key === state.key);
+  const next = state.shown[place + by];
+  if (next) show(next.key);
+}
+
+const keys = { j: () => step(1), k: () => step(-1), a: () => say("accept"), r: () => say("reject"), u: () => say("reopen"), e: () => { if (state.item && state.item.stage !== "quality") edit(true); } };
+
+document.addEventListener("keydown", (event) => {
+  const isField = event.target.matches("input:not([type=checkbox]), textarea, select");
+  if (event.key === "Escape") { event.target.blur(); edit(false); return; }
+  if (event.key === "Enter" && event.ctrlKey && !element("edit").hidden) { event.preventDefault(); say("correct"); return; }
+  if (isField || event.ctrlKey || event.metaKey || event.altKey) return;
+  const act = keys[event.key];
+  if (act) { event.preventDefault(); act(); }
+});
+for (const verdict of ["accept", "reject", "reopen"]) element(verdict).addEventListener("click", () => say(verdict));
+element("correct").addEventListener("click", () => edit(true));
+element("save").addEventListener("click", () => say("correct"));
+element("stage").addEventListener("change", list);
+element("undecided").addEventListener("change", list);
+element("reader").value = localStorage.getItem("reader") || "";
+element("reader").addEventListener("change", () => localStorage.setItem("reader", element("reader").value));
+refresh().catch((error) => { element("empty").textContent = error.message; });
