@@ -59,14 +59,14 @@ def kill_after(process: "subprocess.Popen[bytes]", out: Path, notes: int) -> Non
 def test_killed_again_and_again_it_ends_in_the_same_bytes(
     tmp_path: Path, make_phantoms: MakePhantoms, settings: CurationSettings, folder_bytes: FolderBytes
 ) -> None:
-    source = make_phantoms(tmp_path / "phantoms", studies=40, faults=True)
+    source = make_phantoms(tmp_path / "phantoms", studies=60, faults=True)
     curate(source, tmp_path / "whole", settings)
     out = tmp_path / "killed"
-    for notes in (1, 9, 17):
+    for notes in range(1, 41, 2):
         kill_after(start(source, out, 1), out, notes)
         assert not (out / "provenance.json").exists()
     summary = curate(source, out, settings)
-    assert summary.resumed >= 17
+    assert summary.resumed >= 39
     assert folder_bytes(out) == folder_bytes(tmp_path / "whole")
 
 

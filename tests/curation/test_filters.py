@@ -79,6 +79,7 @@ def test_padding_that_the_reader_turned_into_air_is_missing(tmp_path: Path, nois
         ("x" * 50 + " a b c d", None),
         ("x" * 60 + " a b c d", "report too long"),
         ("", "no report"),
+        (r"{\rtf1 one two three four five}", "markup"),
     ],
 )
 def test_a_report_needs_five_words_and_an_end(text: str, reason: str | None) -> None:

@@ -8,6 +8,7 @@ lexicon knows both languages), so that ``report`` and ``report_es`` are then the
 import re
 import unicodedata
 from dataclasses import dataclass
+from html.parser import HTMLParser
 
 from medfinder.curation.quality import Fault
 from medfinder.records import Language, Study
@@ -59,6 +60,50 @@ def tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
+_MARKUP = re.compile(r"</?(?:html|body|p|br|div|span|b|i|u|font|strong|em|table|tr|td|ul|ol|li|h[1-6])\b[^<>]*>", re.I)
+
+
+def plain_text(text: str) -> str:
+    """Take HTML marks out of a text that has them; what ends a block ends a line.
+
+    Example:
+        >>> plain_text("<p>Derrame pleural &lt; 3 cm.</p><p>Sin n&oacute;dulos.</p>")
+        'Derrame pleural < 3 cm.\\n\\nSin nódulos.'
+        >>> plain_text("ganglios < 10 mm y > 3 mm")
+        'ganglios < 10 mm y > 3 mm'
+    """
+    if not _MARKUP.search(text):
+        return text
+    reader = _TextOfHtml()
+    reader.feed(text)
+    reader.close()
+    return tidy("".join(reader.pieces))
+
+
+class _TextOfHtml(HTMLParser):
+    _BLOCKS = frozenset(("p", "br", "div", "table", "tr", "ul", "ol", "li", "h1", "h2", "h3", "h4", "h5", "h6"))
+    _SILENT = frozenset(("style", "script", "head", "title"))
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.pieces: list[str] = []
+        self._silent = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002  # the library's signature
+        self._silent += tag in self._SILENT
+        if tag in self._BLOCKS:
+            self.pieces.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent = max(0, self._silent - (tag in self._SILENT))
+        if tag in self._BLOCKS:
+            self.pieces.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.pieces.append(data)
+
+
 def count_words(text: str) -> int:
     """Count what stands between blanks and holds a letter or digit; a full stop alone is no word.
 
@@ -96,6 +141,8 @@ def find_report_fault(text: str, *, is_required: bool, min_words: int, max_chars
     """
     if not text:
         return ("no report", "the source has no report for this study, expected one") if is_required else None
+    if text.lstrip().startswith("{\\rtf"):
+        return "markup", "the report is RTF, expected plain text or HTML; export it as plain text"
     if len(text) > max_chars:
         return (
             "report too long",

@@ -28,6 +28,7 @@ Verdict = Literal["accept", "reject", "correct", "reopen"]
 
 # A doubt about the text concerns every volume of its study, one about quality a single volume.
 _OF_THE_VOLUME = ("quality", "diagnosis")
+_OF_THE_TEXT = ("deidentification", "translation")
 STAGES = ("pairing", "deidentification", "translation", "quality", "diagnosis")
 
 
@@ -130,11 +131,13 @@ def settle(rows: Sequence[tuple[Case, Figures]], decisions: Sequence[Decision]) 
             alone, so that a decision that is taken back leaves no trace but its line.
     """
     history = _standing(decisions)
+    corrections = {decision.item: decision for decision in reversed(decisions) if decision.verdict == "correct"}
     cases, held, rejected = [], [], []
     for case, figures in rows:
         stages = dict.fromkeys([*(doubt.stage for doubt in figures.doubts), *STAGES])
         said = {stage: history[item_key(stage, case)] for stage in stages if item_key(stage, case) in history}
-        case, figures = _correct(case, figures, said.get("translation") or said.get("deidentification") or [])
+        for stage in _OF_THE_TEXT:
+            case, figures = _correct(case, figures, corrections.get(item_key(stage, case)), said.get(stage, []))
         refusals = [stage for stage, decided in said.items() if decided[-1].verdict == "reject"]
         if refusals:
             detail = f"a reader rejected it, stage {' and '.join(refusals)}"
@@ -159,12 +162,19 @@ def _standing(decisions: Sequence[Decision]) -> dict[str, list[Decision]]:
     return history
 
 
-def _correct(case: Case, figures: Figures, history: Sequence[Decision]) -> tuple[Case, Figures]:
-    """Put in the text that the last decision leaves standing."""
-    if not any(decision.verdict == "correct" for decision in history):
+def _correct(
+    case: Case, figures: Figures, first: Decision | None, standing: Sequence[Decision]
+) -> tuple[Case, Figures]:
+    """Put in the text that the last decision leaves standing; where all was taken back, the one that stood before.
+
+    Args:
+        first: the first correction that was ever made.
+        standing: the decisions that were not taken back.
+    """
+    if first is None:
         return case, figures
-    last = history[-1]
-    text = last.after if last.verdict == "correct" else last.before
+    last = standing[-1] if standing else None
+    text = first.before if last is None else last.after if last.verdict == "correct" else last.before
     # What was read from the Spanish as written does not hang on its translation.
     is_read = case.findings_from == "report" and not case.report_es
     findings = extract_findings(text, "en") if is_read else case.findings

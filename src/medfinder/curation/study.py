@@ -15,7 +15,14 @@ from medfinder.curation.denoise import DenoiseSettings, denoise
 from medfinder.curation.keywords import extract_findings, map_labels
 from medfinder.curation.pairing import PairingSettings, audit_study
 from medfinder.curation.quality import Fault, Quality, QualitySettings, assess
-from medfinder.curation.report import ReportText, choose_text, count_words, find_report_fault, guess_language
+from medfinder.curation.report import (
+    ReportText,
+    choose_text,
+    count_words,
+    find_report_fault,
+    guess_language,
+    plain_text,
+)
 from medfinder.curation.series import Candidate, Look, SelectionSettings, choose_series, look_of, rank_series
 from medfinder.curation.split import SplitShares
 from medfinder.curation.translate import Translation, TranslationSettings
@@ -182,7 +189,10 @@ def read_texts(job: Job, settings: CurationSettings) -> Texts:
 
 
 def clean_study(study: Study, settings: CurationSettings) -> tuple[Study, int]:
-    """Replace what names a person in a study's texts, and count it; phantoms name nobody."""
+    """Take markup out of a study's texts, replace what names a person, and count that; phantoms name nobody."""
+    study = replace(
+        study, report=plain_text(study.report or "") or None, report_en=plain_text(study.report_en or "") or None
+    )
     if not settings.deidentify or study.is_synthetic or not (study.report or study.report_en):
         return study, 0
     from medfinder.curation.deidentify import deidentify_text
