@@ -138,7 +138,7 @@ def test_one_text_for_two_patients_is_in_doubt(tmp_path: Path) -> None:
         for n in (1, 2)
     ]
     found = small(tmp_path, *rows)
-    assert found.doubts == {"shared text": ("row 2", "row 3")}
+    assert found.doubts == {"same text": ("row 2", "row 3")}
     assert found.held == 2
 
 

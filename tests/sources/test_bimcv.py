@@ -301,7 +301,7 @@ def test_damaged_side_files_say_nothing_and_locked_ones_are_told(root: Path, mon
     assert [one.path for one in study.series] == [first]
     assert (study.series[0].tags.modality, study.series[0].rescale) == ("", None)
     assert [(row.reason, row.series_id) for row in dropped] == [
-        ("unreadable side file", hash_id("series", second.name.removesuffix(".nii.gz"))[:8])
+        ("unreadable side file", hash_id("series", second.name.removesuffix(".nii.gz")))
     ]
     assert "Permission denied" in dropped[0].detail
 

@@ -202,7 +202,7 @@ def doubt_shared_texts(reports: Iterable[Told], settings: PairingSettings | None
     doubts = {}
     for shared in find_shared_texts(reports, similarity=settings.shared_similarity):
         holds = shared.patients > 1 and shared.words >= settings.shared_min_words
-        doubts.update(dict.fromkeys(shared.names, _doubt("shared text", describe_shared_text(shared), holds=holds)))
+        doubts.update(dict.fromkeys(shared.names, _doubt("same text", describe_shared_text(shared), holds=holds)))
     return doubts
 
 

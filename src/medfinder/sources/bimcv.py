@@ -332,7 +332,7 @@ def _read_series(files: _Files, session: _Session) -> Iterator[Dropped]:
 
 
 def _series_id(stem: str) -> str:
-    return hash_id("series", stem)[:8]
+    return hash_id("series", stem)
 
 
 def _refuse_series(key: _Key, stem: str, reason: str, detail: str) -> Dropped:

@@ -173,7 +173,7 @@ def _study(members: list[_Volume], is_synthetic: bool) -> Iterator[Study | Dropp
 
 
 def _series_id(stem: str) -> str:
-    return hash_id("series", stem)[:8]
+    return hash_id("series", stem)
 
 
 def _claims(volume: _Volume, row: ReportRow | None) -> tuple[Claim, ...]:

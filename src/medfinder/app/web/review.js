@@ -84,6 +84,9 @@ async function show(key) {
   element("texts").hidden = !item.report && !item.report_es_marked.length;
   element("spanish").replaceChildren(...marked(item.report_es_marked));
   element("english").replaceChildren(...marked(item.report_marked));
+  const isTranslated = item.report_es_marked.map(([text]) => text).join("") !== item.report;
+  element("texts").classList.toggle("single", !isTranslated || !item.report_es_marked.length);
+  element("language").textContent = isTranslated ? "English, as searched" : "Report, as written and searched";
   element("findings").textContent = item.findings.length ? `Findings read from it: ${item.findings.join(", ")}` : "No finding was read from it.";
   element("pictures").replaceChildren(...item.facts.flatMap((facts) => {
     const picture = make("img");
