@@ -37,6 +37,9 @@ _RAW_SOURCES = ("dicom", "bimcv", "pacs")
 # Its findings are what was drawn, its English was written and not translated.
 _TRUE_SOURCE = "phantoms"
 
+# Its volumes were judged before they were standardised: they are small by now, with air where nothing was scanned.
+_JUDGED_SOURCE = "release"
+
 # A series that lies so gives way to any other of its study; alone, it waits for a person.
 _TURNED = ("upside down", "front and back swapped")
 
@@ -277,7 +280,7 @@ class _Reading:
     def _judge(self, series: Series) -> _Judged | tuple[str, str, str]:
         try:
             volume = read_volume(series.path, series_instance_uid=series.series_instance_uid, rescale=series.rescale)
-            quality = assess(volume, self.settings.quality, is_synthetic=self.study.is_synthetic, tags=series.tags)
+            quality = self._assess(volume, series)
             fault = quality.fault or self._refuse_region(quality)
             if fault is not None or quality.anatomy is None:
                 return ("quality", *(fault or ("not judged", "no anatomy was looked for")))
@@ -296,6 +299,13 @@ class _Reading:
         # What is kept of a raw volume are figures: several may have to be looked at.
         slim = replace(quality, volume=standard, anatomy=None)
         return _Judged(volume.shape, volume.spacing_mm, slim, shown, standard)
+
+    def _assess(self, volume: Volume, series: Series) -> Quality:
+        settings, study = self.settings.quality, self.study
+        if study.source != _JUDGED_SOURCE:
+            return assess(volume, settings, is_synthetic=study.is_synthetic, tags=series.tags)
+        settings = replace(settings, min_dimension=0, min_dimension_synthetic=0, max_missing_share=1.0)
+        return replace(assess(volume, settings, is_synthetic=study.is_synthetic), doubts=())
 
     def _weigh(self, shown: Look, doubts: tuple[Doubt, ...]) -> Look:
         """Let a doubtful series give way to its neighbour, where there is one."""
