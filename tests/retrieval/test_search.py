@@ -157,7 +157,7 @@ def test_a_keyword_ranks_known_cases_first_and_leaves_denying_ones_out(
 @pytest.mark.parametrize(
     ("keyword", "message"),
     [
-        ("pleural efusion", "near: pleural effusion"),
+        ("plurel efusion", "near: pleural effusion"),
         ("xqzzw", "known: "),
     ],
 )
