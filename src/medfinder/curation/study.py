@@ -27,7 +27,7 @@ from medfinder.curation.series import Candidate, Look, SelectionSettings, choose
 from medfinder.curation.split import SplitShares
 from medfinder.curation.translate import Translation, TranslationSettings
 from medfinder.curation.translation_audit import audit_translation
-from medfinder.errors import ConfigError, DatasetError, VolumeError
+from medfinder.errors import ConfigError, DatasetError, MissingExtraError, VolumeError
 from medfinder.records import Case, Doubt, Dropped, Finding, Series, Study
 from medfinder.volume import Grid, Volume, read_volume, standardise, write_nifti
 
@@ -126,7 +126,7 @@ def curate_study(job: Job, out: Path, settings: CurationSettings) -> CuratedStud
     try:
         told = read_texts(job, settings)
     except Exception as error:  # A text that trips its reader must not stop the other studies either.
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError | MissingExtraError):
             raise
         detail = f"{type(error).__name__} while reading the report"
         return CuratedStudy(study.study_id, dropped=(_drop(study, "", "report", "unreadable", detail),))
