@@ -24,15 +24,13 @@ def two_nodes() -> Iterator[Any]:
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    pytest.importorskip("ray")
+    import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
     for _ in range(2):
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1", include_dashboard=False)
     yield cluster
-    import ray
-
     ray.shutdown()
     cluster.shutdown()
 
@@ -80,7 +78,8 @@ def test_a_study_that_ends_its_worker_is_set_aside_and_the_others_go_on(
 def test_no_cluster_at_the_address_is_one_clear_line(
     tmp_path: Path, make_phantoms: MakePhantoms, settings: CurationSettings
 ) -> None:
-    ray = pytest.importorskip("ray")
+    import ray
+
     ray.shutdown()
     source = make_phantoms(tmp_path / "phantoms", studies=1)
     with pytest.raises(ConfigError, match="no Ray cluster answers"):

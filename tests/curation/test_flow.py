@@ -79,7 +79,6 @@ def test_a_key_within_the_dataset_is_refused(source: Path, tmp_path: Path, real:
 def test_nothing_of_the_dataset_names_the_patient(
     source: Path, tmp_path: Path, real: CurationSettings, key: Path
 ) -> None:
-    pytest.importorskip("presidio_analyzer")
     curate(source, tmp_path / "out", real, table=tmp_path / "reports.csv", key=key)
     dataset = Dataset.open(tmp_path / "out")
     assert len(dataset.cases) == 2

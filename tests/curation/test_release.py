@@ -65,7 +65,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_release_loads_with_datasets(dataset: Dataset, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     datasets.disable_progress_bars()
     release(dataset, tmp_path / "out", ReleaseSettings(shard_cases=3), audit=clean)
     loaded = datasets.load_dataset(str(tmp_path / "out"), "cases", cache_dir=str(tmp_path / "cache"))
@@ -219,7 +220,6 @@ def test_synthetic_cases_need_no_audit_for_personal_data_but_a_single_real_one_d
 def test_the_audit_looks_at_what_is_handed_on_and_not_at_what_stays(
     dataset: Dataset, tmp_path: Path, make_dataset: MakeDataset
 ) -> None:
-    pytest.importorskip("presidio_analyzer")
     decision = {"item": "pairing/study9", "verdict": "accept", "reader": "Dra. Juana Pérez García"}
     (dataset.path / "decisions.jsonl").write_text(json.dumps(decision) + "\n", encoding="utf-8")
     assert find_personal_data(dataset) == []

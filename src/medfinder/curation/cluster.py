@@ -49,7 +49,8 @@ def curate_on_ray(
     # One more try after a worker died: its neighbour may have taken the memory.
     work = ray.remote(max_retries=1)(_curate_if_seen)
     shared = ray.put((out.resolve(), settings, Notes(notes.place.resolve())))
-    window = max(1, int(ray.cluster_resources().get("CPU", 1))) * _AHEAD  # type: ignore[no-untyped-call]
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
+    window = max(1, int(resources.get("CPU", 1))) * _AHEAD
     flying: dict[Any, Job] = {}
     for job in todo:
         flying[work.remote(job, shared)] = job

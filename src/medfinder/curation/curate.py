@@ -12,8 +12,7 @@ import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -124,7 +123,7 @@ def curate(
         _write_links(links, source, entries)
     ids = {entry.study_id for entry in entries}
     recipe = write_recipe(kind, source, table, settings, study_ids=ids, key=key)
-    with _disk_errors_told(out):
+    with folder.disk_errors_told(out):
         if is_done(out, recipe, ids):
             description, is_new = _take_up_decisions(out)
             return _summarise(description, is_new, 0, remarks)
@@ -370,13 +369,3 @@ def _settle_splits(rows: Sequence[_Row], settings: CurationSettings) -> list[_Ro
 
 def _order(row: _Row) -> tuple[str, str, str]:
     return row[0].source, row[0].study_id, row[0].case_id
-
-
-@contextmanager
-def _disk_errors_told(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write to {out}: {error.strerror or error}; what is done is kept: mend it and run the command again"
-        ) from error

@@ -8,7 +8,8 @@ The tables are plain Parquet: pandas, polars and ``datasets`` read them without 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -324,3 +325,14 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".writing-{path.name}")
     temporary.write_text(text, encoding="utf-8", newline="\n")
     temporary.replace(path)
+
+
+@contextmanager
+def disk_errors_told(out: Path) -> Iterator[None]:
+    """Turn what the disk refuses (full, read-only) into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write to {out}: {error.strerror or error}; what is done is kept: mend it and run the command again"
+        ) from error

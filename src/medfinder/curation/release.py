@@ -12,7 +12,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -138,7 +137,7 @@ def release(
         if progress is not None:
             progress(len(dataset.cases), len(dataset.cases))
         return plan.summarise("complete")
-    with _disk_errors_told(out):
+    with folder.disk_errors_told(out):
         _begin(out, recipe)
         digests = dict(_copy_volumes(plan, progress))
         _write_tables(plan, digests)
@@ -349,16 +348,6 @@ def _begin(out: Path, recipe: Mapping[str, Any]) -> None:
         raise ConfigError(f"{out} is not empty; give a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
     folder.write_text(begun, json.dumps(recipe))
-
-
-@contextmanager
-def _disk_errors_told(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write to {out}: {error.strerror or error}; what is done is kept: mend it and run the command again"
-        ) from error
 
 
 # ---- volumes, tables, card, checksums --------------------------------------------------------------------------------
