@@ -12,13 +12,16 @@ from typing import Any
 from medfinder.errors import CheckpointError, MissingExtraError
 
 
-def fetch(repository: str, files: Sequence[str], *, revision: str | None = None, otherwise: str) -> Path:
+def fetch(
+    repository: str, files: Sequence[str], *, revision: str | None = None, otherwise: str, what: str = "text encoder"
+) -> Path:
     """Give the folder with the wanted files of a hub repository.
 
     Args:
         files: their names; ``*`` stands for any letters.
         revision: the commit; None takes the newest.
         otherwise: what to do offline, for the message.
+        what: is fetched, for the message.
 
     Raises:
         CheckpointError: it is neither cached nor reachable.
@@ -30,7 +33,7 @@ def fetch(repository: str, files: Sequence[str], *, revision: str | None = None,
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CheckpointError(
-            f"the text encoder {repository} is neither installed nor reachable; offline: {otherwise}"
+            f"the {what} {repository} is neither installed nor reachable; offline: {otherwise}"
         ) from error
 
 

@@ -8,25 +8,30 @@ never touch; the tests compare with what open_clip 3.3.0 itself gave.
 """
 
 import html
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medfinder.errors import CheckpointError
 from medfinder.models.hub import check_sha256, fetch, import_transformers, sha256_of
+from medfinder.models.open_clip_format import (
+    CONFIG,
+    TOKENIZER,
+    check_weights,
+    fill_config,
+    read_config,
+    read_json,
+    read_weights,
+    weights_path,
+)
 
-CONFIG, TOKENIZER = "open_clip_config.json", "tokenizer.json"
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+IDLE = ("hf_tokenizer_name", "hf_model_pretrained", "output_tokens", "pad_id", "eos_id")
 BATCH = 32  # sentences; ours: more is not faster on a CPU
 # BiomedCLIP's folder leaves BERT's own configuration to these repositories: it is BERT base's, as in BertConfig().
 BERT_BASE = frozenset(
@@ -97,9 +102,9 @@ class OpenClipText:
 
     def __init__(self, published: Published, folder: Path | None = None) -> None:
         place = published.fetch() if folder is None else folder
-        config = _read_config(place)
-        path = _weights_path(place)
-        self._tower = published.tower(place, config, _text_weights(_read_weights(path)))
+        config = read_config(place, "text_cfg")
+        path = weights_path(place)
+        self._tower = published.tower(place, config, _text_weights(read_weights(path)))
         self._tokenizer = _read_tokenizer(place / TOKENIZER, self._tower)
         self.name = published.name
         self.sha256 = sha256_of(path)
@@ -143,9 +148,11 @@ class _ClipTower:
     def __init__(self, folder: Path, config: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
         if "hf_model_name" in config["text_cfg"]:
             raise CheckpointError(f"{folder / CONFIG} names a BERT (hf_model_name), which is read by: biomedclip")
-        text = _text_config(
+        text = fill_config(
             folder,
             config,
+            "text_cfg",
+            idle=IDLE,
             sizes={"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0},
             fixed={
                 "embed_cls": False, "no_causal_mask": False, "pool_type": "argmax", "proj_type": "linear",
@@ -162,7 +169,7 @@ class _ClipTower:
             )
         hidden, layers = int(self.width * text["mlp_ratio"]), int(text["layers"])
         shapes = self._shapes(hidden, layers)
-        _check_weights(weights, shapes, folder)
+        check_weights(weights, shapes, folder)
         transformers = import_transformers()
         settings = transformers.CLIPTextConfig(
             vocab_size=self.vocabulary,
@@ -226,9 +233,11 @@ class _BertTower:
         if "hf_model_name" not in config["text_cfg"]:
             raise CheckpointError(f"{folder / CONFIG} names no BERT (hf_model_name); a CLIP tower is read by: clip")
         given = {names.get(key, key): value for key, value in config["text_cfg"].items()}
-        text = _text_config(
+        text = fill_config(
             folder,
             {**config, "text_cfg": given},
+            "text_cfg",
+            idle=IDLE,
             sizes={"context_length": 77, "hf_model_name": "", "hf_pooler_type": "mean_pooler"},
             fixed={"hf_proj_type": "mlp"},
         )
@@ -249,7 +258,7 @@ class _BertTower:
         shapes |= {"proj.0.weight": (hidden, self.width), "proj.2.weight": (self.pooled_width, hidden)}
         # A buffer that transformers wrote into the weights before 4.31.
         weights.pop("transformer.embeddings.position_ids", None)
-        _check_weights(weights, shapes, folder)
+        check_weights(weights, shapes, folder)
         with torch.random.fork_rng(devices=[]):
             model = transformers.BertModel(settings, add_pooling_layer=False)
         self._model = model.eval().requires_grad_(False)
@@ -267,58 +276,6 @@ class _BertTower:
         return functional.linear(functional.gelu(functional.linear(states[:, 0], inner)), outer)
 
 
-def _read_config(folder: Path) -> Mapping[str, Any]:
-    """Read the part ``model_cfg`` of a folder's configuration."""
-    if not folder.is_dir():
-        raise CheckpointError(f"no folder {folder}; expected one with {CONFIG}, {WEIGHTS[0]} and {TOKENIZER}")
-    values = _read_json(folder / CONFIG)
-    config = values.get("model_cfg", values)
-    if not isinstance(config, dict) or not isinstance(config.get("text_cfg"), dict) or "embed_dim" not in config:
-        raise CheckpointError(f"{folder / CONFIG} has no embed_dim or text_cfg; expected a configuration of open_clip")
-    return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"no {path.name} in {path.parent}; expected a folder in open_clip's format with {CONFIG}, "
-            f"{' or '.join(WEIGHTS)}, and {TOKENIZER}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}; fetch it again") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no table; fetch it again")
-    return values
-
-
-def _text_config(
-    folder: Path, config: Mapping[str, Any], *, sizes: Mapping[str, Any], fixed: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Fill ``text_cfg`` with open_clip's defaults; refuse options that would give other vectors than are built here."""
-    # These say where things come from or how they are returned; no vector depends on them.
-    idle = {"hf_tokenizer_name", "hf_model_pretrained", "output_tokens", "pad_id", "eos_id"}
-    given = config["text_cfg"]
-    for key, value in given.items():
-        if key in fixed and value != fixed[key]:
-            raise CheckpointError(f"{folder / CONFIG} has {key} {value!r}, expected {fixed[key]!r}: no other is built")
-        if key not in sizes and key not in fixed and key not in idle:
-            raise CheckpointError(
-                f"{folder / CONFIG} has {key} {value!r} in text_cfg, which this text encoder does not know; "
-                f"expected {', '.join(sorted(sizes))}"
-            )
-        if isinstance(sizes.get(key), int | float) and not _is_size(value):
-            raise CheckpointError(f"{folder / CONFIG} has {key} {value!r} in text_cfg, expected a number above 0")
-    if not _is_size(config["embed_dim"]):
-        raise CheckpointError(f"{folder / CONFIG} has embed_dim {config['embed_dim']!r}, expected a number above 0")
-    return {**sizes, **{key: value for key, value in given.items() if key in sizes}}
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-
-
 def _bert_config(folder: Path, name: str) -> Any:
     transformers = import_transformers()
     path = folder / name / "config.json"
@@ -326,34 +283,13 @@ def _bert_config(folder: Path, name: str) -> Any:
         if name not in BERT_BASE:
             raise CheckpointError(f"the BERT {name} of {folder / CONFIG} is unknown; put its config.json at {path}")
         return transformers.BertConfig()
-    values = _read_json(path)
+    values = read_json(path)
     if values.get("model_type") != "bert":
         raise CheckpointError(f"{path} has model_type {values.get('model_type')!r}, expected 'bert'")
     try:
         return transformers.BertConfig.from_dict(values)
     except Exception as error:  # of transformers' version: ValueError, TypeError or an error of its own
         raise CheckpointError(f"{path} is no configuration of a BERT: {error}") from error
-
-
-def _weights_path(folder: Path) -> Path:
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"no weights in {folder}; expected {' or '.join(WEIGHTS)}")
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors; a .bin is a pickle, of which torch reads nothing but tensors."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or holds more than tensors ({cause}); fetch it again") from error
-    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
-        raise CheckpointError(f"{path} is no table of tensors; expected the weights that open_clip saves")
-    return weights
 
 
 def _text_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -367,19 +303,6 @@ def _text_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _shapes_of(model: nn.Module, prefix: str) -> dict[str, tuple[int, ...]]:
     return {prefix + key: tuple(weight.shape) for key, weight in model.state_dict().items()}
-
-
-def _check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    faults = [f"missing {key}" for key in sorted(shapes.keys() - weights.keys())]
-    faults += [f"unknown {key}" for key in sorted(weights.keys() - shapes.keys())]
-    faults += [
-        f"{key} is {tuple(weights[key].shape)}, expected {shapes[key]}"
-        for key in sorted(shapes.keys() & weights.keys())
-        if tuple(weights[key].shape) != shapes[key]
-    ]
-    if faults:
-        more = f" and {len(faults) - 6} more" if len(faults) > 6 else ""
-        raise CheckpointError(f"the weights in {folder} do not fit {CONFIG}: {'; '.join(faults[:6])}{more}")
 
 
 def _renamed_clip(weights: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
@@ -406,7 +329,7 @@ def _read_tokenizer(path: Path, tower: _Tower) -> Any:
     import_transformers()  # it brings tokenizers
     from tokenizers import Tokenizer
 
-    _read_json(path)
+    read_json(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
