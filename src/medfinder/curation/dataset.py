@@ -220,19 +220,20 @@ class Dataset:
             raise ConfigError(f"unknown split {split!r}; known: train, val, test, all")
         return tuple(case for case in self.cases if split in (case.split, "all"))
 
-    def volume(self, case: Case) -> npt.NDArray[np.int16]:
-        """Map a case's standardised volume from disk: HU (x, y, z), RAS+, on the dataset's grid.
+    def volume(self, case: Case) -> npt.NDArray[Any]:
+        """Map a case's standardised volume from disk: HU (x, y, z), RAS+, on the dataset's grid and of its type.
 
         Raises:
             DatasetError: its file is gone, damaged or of another shape.
         """
         try:
-            hu: npt.NDArray[np.int16] = np.asanyarray(nib.load(self.path / case.volume, mmap="r").dataobj)  # type: ignore[attr-defined]
+            hu: npt.NDArray[Any] = np.asanyarray(nib.load(self.path / case.volume, mmap="r").dataobj)  # type: ignore[attr-defined]
         except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
             raise DatasetError(f"volume of case {case.case_id} is gone or damaged; curate again") from error
-        if hu.shape != self.grid.shape or hu.dtype != np.int16:
+        if hu.shape != self.grid.shape or hu.dtype != self.grid.dtype:
+            expected = f"{self.grid.shape} {np.dtype(self.grid.dtype)}"
             raise DatasetError(
-                f"volume of case {case.case_id}: {hu.shape} {hu.dtype}, expected {self.grid.shape} int16; curate again"
+                f"volume of case {case.case_id}: {hu.shape} {hu.dtype}, expected {expected}; curate again"
             )
         return hu
 

@@ -2,7 +2,8 @@
 
 In: a `Volume`, or the path of one. Out: a `Volume` of exactly the grid's shape, int16, axes along RAS+, centred on the
 body (x, y) and the lungs (z). From a file the voxels are resampled while they are unpacked and never held as a whole.
-Both ways run the same arithmetic in the same order, so they agree to the bit.
+Both ways run the same arithmetic in the same order, so they agree to the bit. A grid that names a recipe is that of a
+published model, whose own steps are taken instead: see `medfinder.volume.published`.
 """
 
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medfinder.volume.read import open_slabs
+from medfinder.volume.published import RECIPES
+from medfinder.volume.read import open_slabs, read_volume
 from medfinder.volume.region import find_anatomy
 from medfinder.volume.resample import resample_slabs, resampled_affine
 from medfinder.volume.types import AIR_HU, Affine, Array, Grid, Slabs, Volume, slabs_of, turn_to_ras
@@ -23,8 +25,10 @@ def standardise(volume: Volume, grid: Grid) -> Volume:
     """Put a volume on a grid.
 
     Returns:
-        A contiguous int16 array of the grid's shape; air at the lower bound of the window where nothing was measured.
+        A contiguous array of the grid's shape and type; air, or the bottom of the window, where nothing was measured.
     """
+    if grid.recipe:
+        return RECIPES[grid.recipe](volume, grid)
     return _standardise(slabs_of(volume), grid)
 
 
@@ -40,6 +44,8 @@ def standardise_file(
     Raises:
         VolumeError: see `read_volume`.
     """
+    if grid.recipe:
+        return standardise(read_volume(path, series_instance_uid=series_instance_uid, rescale=rescale), grid)
     return _standardise(open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale), grid)
 
 

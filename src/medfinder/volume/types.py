@@ -71,6 +71,8 @@ class Grid:
         spacing_mm: along x, y, z.
         shape: voxels along x, y, z.
         window_hu: lowest and highest HU kept, whole numbers; what lies outside is set to the nearer bound.
+        recipe: key of `medfinder.volume.published.RECIPES`: how a published model brings volumes onto the grid that it
+            was trained on. Empty for our own way, `medfinder.volume.standardise`.
 
     Default: ours, 352 x 308 x 352 mm, which holds the chest of most adults at a size that a CPU can train on.
 
@@ -82,8 +84,13 @@ class Grid:
     spacing_mm: tuple[float, float, float] = (5.5, 5.5, 5.5)
     shape: tuple[int, int, int] = (64, 56, 64)
     window_hu: tuple[float, float] = (-1024.0, 1500.0)
+    recipe: str = ""
 
     def __post_init__(self) -> None:
+        if self.recipe:
+            from medfinder.volume.published import check_recipe
+
+            check_recipe(self.recipe)
         if not all(0 < s < float("inf") for s in self.spacing_mm):
             raise ConfigError(f"grid spacing {self.spacing_mm} mm; each must be greater than 0")
         if not all(n >= 1 for n in self.shape):
@@ -96,6 +103,11 @@ class Grid:
         low, high = self.window_hu
         if not (-32768 <= low < high <= 32767 and low == int(low) and high == int(high)):
             raise ConfigError(f"window {self.window_hu} HU; expected whole numbers, low < high, within -32768..32767")
+
+    @property
+    def dtype(self) -> type[np.int16] | type[np.float32]:
+        """Type of a voxel: whole HU our own way; a published recipe interpolates without rounding."""
+        return np.float32 if self.recipe else np.int16
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
