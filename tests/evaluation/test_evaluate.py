@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfinder.errors import CheckpointError, ConfigError
-from medfinder.evaluation.evaluate import evaluate
+from medfinder.errors import CheckpointError, ConfigError, DatasetError
+from medfinder.evaluation.evaluate import evaluate, evaluate_fully
+from medfinder.evaluation.store import read_evaluation, write_evaluation
 from medfinder.records import Finding
 from medfinder.volume import Grid
 
@@ -27,6 +28,9 @@ def test_the_object_has_the_agreed_shape_and_is_json(perfect: tuple[FakeDataset,
     assert {"P@20", "P@50", "P@100", "base_rate"} <= set(result["keyword"]["atelectasis"])
     assert set(result["intervals"]["keyword"]["atelectasis"]) == {"P@20", "P@50", "P@100"}
     assert result["synthetic"] is True
+    assert set(result["finding"]) == {"atelectasis", "consolidation", "mean"}
+    names = {f"{measure}@{k}" for measure in ("MAP", "nDCG") for k in (5, 10, 20)}
+    assert set(result["similar"]) == set(result["chance"]["similar"]) == set(result["intervals"]["similar"]) == names
 
 
 def test_a_perfect_model_ranks_first(perfect: tuple[FakeDataset, FakeModel]) -> None:
@@ -57,6 +61,71 @@ def test_a_constant_model_ranks_last(perfect: tuple[FakeDataset, FakeModel]) -> 
     for direction in BOTH:
         assert result[direction] == {"R@1": 0.0, "R@5": 0.0, "R@10": 0.0, "MdR": 40.0, "MnR": 40.0}
     assert result["keyword"]["atelectasis"]["P@20"] == 0.0
+    # A tie is worth half in an AUROC; among CTs the wrong ones come first, and 10 share atelectasis, 30 consolidation.
+    assert result["finding"]["atelectasis"]["AUROC"] == 0.5
+    assert result["similar"]["MAP@5"] == 0.0
+    assert result["similar"]["nDCG@5"] == 0.0
+
+
+def test_findings_are_classified_by_name_and_against_their_denial(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    dataset, model = perfect
+    result = evaluate(dataset, model, "test", bootstrap=20)
+    assert result["finding"]["atelectasis"]["AUROC"] == 1.0
+    assert result["finding"]["atelectasis"]["relevant"] == 10
+    # A model that hears "no X" as "X" knows nothing by contrast; by name it does.
+    heard = model.embed_text
+    model.embed_text = lambda text: heard(text.removeprefix("no "))
+    deaf = evaluate(dataset, model, "test", bootstrap=20)["finding"]["atelectasis"]
+    assert (deaf["AUROC"], deaf["AUROC by name"]) == (0.5, 1.0)
+
+
+def test_an_uncertain_finding_is_neither_positive_nor_negative() -> None:
+    status = ["present"] * 3 + ["uncertain"] * 2 + ["absent"] * 2
+    cases = tuple(replace(make_case(n), findings=(Finding("mass", status=said),)) for n, said in enumerate(status))  # type: ignore[arg-type]
+    images = np.zeros((7, WIDTH))
+    # The uncertain ones score highest: counted as negative they would halve the AUROC.
+    images[:, 0] = [0.8, 0.8, 0.8, 1, 1, 0.6, 0.6]
+    images[:, 1] = np.sqrt(1 - images[:, 0] ** 2)
+    model = FakeModel(images, lambda text: one_hot(2 if text.startswith("no ") else 0))
+    found = evaluate(FakeDataset(cases), model, "test", bootstrap=20)["finding"]["mass"]
+    assert (found["AUROC"], found["relevant"], found["base_rate"]) == (1.0, 3, 0.6)
+
+
+def test_a_ct_finds_cts_of_other_patients_only() -> None:
+    # Two volumes of study a look alike; b shares its mass with a, c shares nothing and asks nothing.
+    cases = (
+        make_case(0, study="a", findings=["mass"]),
+        make_case(1, study="a", findings=["mass"]),
+        make_case(2, study="b", findings=["mass", "nodule"]),
+        make_case(3, study="c", findings=["emphysema"]),
+    )
+    images = np.eye(4, WIDTH)
+    images[1] = images[0]
+    images[0:2, 3] = 0.1  # a is a little like c, so that c comes first
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    whole = evaluate_fully(FakeDataset(cases), FakeModel(images, lambda _: one_hot(0)), "test", bootstrap=20)
+    assert whole.result["n_similar"] == 3
+    assert whole.answers.similar_ids.tolist() == ["case0", "case1", "case2"]
+    # a asks b and c: the right one is second. b asks a, a and c, all alike: first the wrong one, then two right ones.
+    by_hand = [1 / 2, 1 / 2, (1 / 2 + 2 / 3) / 2]
+    assert whole.answers.similar[:, 0] == pytest.approx(by_hand)
+    assert whole.result["similar"]["MAP@5"] == pytest.approx(np.mean(by_hand))
+
+
+def test_what_each_query_got_is_kept_and_gives_the_same_numbers(
+    perfect: tuple[FakeDataset, FakeModel], tmp_path: Path
+) -> None:
+    whole = evaluate_fully(*perfect, "test", bootstrap=20)
+    write_evaluation(tmp_path / "kept", whole)
+    again = read_evaluation(tmp_path / "kept")
+    assert again.answers.numbers() == whole.answers.numbers()
+    assert again.result["keyword"] == whole.result["keyword"]
+    content = (tmp_path / "kept" / "answers.npz").read_bytes()
+    (tmp_path / "kept" / "answers.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DatasetError, match="evaluate again"):
+        read_evaluation(tmp_path / "kept")
+    with pytest.raises(DatasetError, match=r"no result\.json"):
+        read_evaluation(tmp_path / "nothing")
 
 
 def test_a_random_model_reaches_chance() -> None:

@@ -8,14 +8,21 @@ from typing import Any
 import ir_measures
 import numpy as np
 import pytest
+import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medfinder.errors import ConfigError
 from medfinder.evaluation.metrics import (
     RECALL_AT,
+    auroc,
+    auroc_draws,
+    average_precision_at_k,
+    chance_average_precision,
+    chance_ndcg,
     chance_ranks,
     interval,
+    ndcg_at_k,
     patient_weights,
     precision_at_k,
     precision_draws,
@@ -216,3 +223,60 @@ def test_one_patient_gives_no_interval() -> None:
 
 def test_an_interval_is_the_middle_95_percent() -> None:
     assert interval(np.arange(1001.0)) == (25.0, 975.0)
+
+
+def test_similarity_agrees_with_the_example_worked_by_hand() -> None:
+    similar = GOLD["similar"]
+    scores, gains = np.array(similar["scores"]), np.array(similar["gains"])
+    for k, expected in similar["AP"].items():
+        assert average_precision_at_k(scores, gains > 0, int(k)) == pytest.approx(expected)
+    for k, expected in similar["nDCG"].items():
+        assert ndcg_at_k(scores, gains, int(k)) == pytest.approx(expected)
+
+
+def test_average_precision_and_ndcg_equal_those_of_trec_eval() -> None:
+    rng = np.random.default_rng(8)
+    scores, gains = rng.permutation(60) / 60, rng.integers(0, 4, 60)
+    gains[rng.random(60) < 0.5] = 0
+    qrels = [ir_measures.Qrel("q", str(place), int(gain)) for place, gain in enumerate(gains)]
+    run = [ir_measures.ScoredDoc("q", str(place), float(score)) for place, score in enumerate(scores)]
+    for k in (5, 10, 20):
+        found = ir_measures.pytrec_eval.calc_aggregate([ir_measures.AP @ k, ir_measures.nDCG @ k], qrels, run)
+        relevant = int((gains > 0).sum())
+        # trec_eval divides by all relevant ones, also where k places cannot hold them.
+        expected = found[ir_measures.AP @ k] * relevant / min(k, relevant)
+        assert average_precision_at_k(scores, gains > 0, k) == pytest.approx(expected)
+        assert ndcg_at_k(scores, gains, k) == pytest.approx(found[ir_measures.nDCG @ k])
+
+
+def test_chance_of_similarity_equals_the_mean_over_every_order() -> None:
+    gains = np.array([0, 2, 0, 1, 1])
+    orders = [np.array(order) for order in itertools.permutations(range(5))]
+    for k in (1, 2, 3, 5, 8):
+        precisions = [average_precision_at_k(-order.astype(float), gains > 0, k) for order in orders]
+        assert chance_average_precision(3, 5, k) == pytest.approx(np.mean(precisions))
+        found = [ndcg_at_k(-order.astype(float), gains, k) for order in orders]
+        assert chance_ndcg(gains, k) == pytest.approx(np.mean(found))
+
+
+def test_auroc_agrees_with_the_example_worked_by_hand() -> None:
+    gold = GOLD["auroc"]
+    assert auroc(np.array(gold["scores"]), np.array(gold["positive"], dtype=bool)) == pytest.approx(gold["value"])
+    assert auroc(np.zeros(6), np.arange(6) < 2) == 0.5
+    with pytest.raises(ConfigError, match="0 of 6 cases are positive"):
+        auroc(np.zeros(6), np.zeros(6, dtype=bool))
+
+
+def test_auroc_and_its_draws_equal_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(9)
+    scores, positive = rng.integers(0, 12, 80) / 12, rng.random(80) < 0.3
+    assert auroc(scores, positive) == pytest.approx(sklearn.metrics.roc_auc_score(positive, scores))
+    weights = patient_weights([str(row // 2) for row in range(80)], samples=20, rng=rng)
+    expected = [sklearn.metrics.roc_auc_score(positive, scores, sample_weight=row) for row in weights]
+    assert auroc_draws(scores, positive, weights) == pytest.approx(expected)
+
+
+def test_a_draw_without_either_kind_has_no_auroc() -> None:
+    drawn = auroc_draws(np.array([0.1, 0.9]), np.array([False, True]), np.array([[1, 1], [2, 0]]))
+    assert drawn[0] == 1.0
+    assert np.isnan(drawn[1])

@@ -2,8 +2,9 @@
 
 import pytest
 
-from medfinder.evaluation.evaluate import evaluate
+from medfinder.evaluation.evaluate import evaluate, evaluate_fully
 from medfinder.evaluation.report import as_markdown
+from medfinder.evaluation.significance import compare
 
 from .conftest import FakeDataset, FakeModel
 
@@ -60,3 +61,22 @@ def test_the_columns_of_each_table_are_even(text: str) -> None:
     for block in text.split("\n\n"):
         widths = {len(line) for line in block.splitlines() if line.startswith("|")}
         assert len(widths) <= 1
+
+
+def test_findings_and_ct_to_ct_stand_with_their_chance(text: str) -> None:
+    assert row(text, "CT -> CT")[1:3] == ["N", "MAP@5"]
+    assert [line for line in text.splitlines() if line.startswith("| atelectasis ") and "1.00 [1.00, 1.00]" in line]
+    assert "Chance is 0.5" in text
+
+
+def test_a_comparison_names_the_other_model(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    whole = evaluate_fully(*perfect, "test", bootstrap=20)
+    text = as_markdown(whole.result, compare(whole.answers, whole.answers), against="the old one")
+    assert "difference from the old one" in text
+    assert row(text, "text -> image R@10")[1:] == ["+0.0 [+0.0, +0.0]", "1.0000", "1.0000"]
+
+
+def test_a_result_of_an_earlier_version_still_reads(perfect: tuple[FakeDataset, FakeModel]) -> None:
+    result = evaluate(*perfect, "test", bootstrap=20)
+    del result["finding"], result["similar"]
+    assert "CT -> CT" not in as_markdown(result)

@@ -23,6 +23,7 @@ from medfinder.cli.face import (
     remark,
     show_facts,
 )
+from medfinder.errors import ConfigError
 from medfinder.records import Hit
 
 # An index is open in one process at a time: two searches queue for this long.
@@ -64,27 +65,57 @@ def search(
 
 
 @app.command(
-    epilog=examples("medfinder evaluate dataset", "medfinder evaluate dataset --split val --model checkpoint --json")
+    epilog=examples(
+        "medfinder evaluate dataset",
+        "medfinder evaluate dataset --split val --model checkpoint --json",
+        "medfinder evaluate dataset --model new --out of-new --against of-old",
+        "medfinder evaluate phantoms-dataset --oracle",
+    )
 )
 def evaluate(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     model: ModelPath = None,
     split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap; nothing else is random.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to keep the result and the rank of each query in, for --against.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with the evaluation kept there, by a paired bootstrap over patients.")
+    ] = None,
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="No model: retrieve phantoms by their true findings, which is the ceiling.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the field's tables: R@K, MdR and MnR in both directions, keyword P@K, with N, chance and intervals."""
+    """Print the field's tables: captions both ways, keywords, findings, CT to CT; with N, chance and intervals."""
     from medfinder.curation.dataset import Dataset
-    from medfinder.evaluation.evaluate import evaluate as run
+    from medfinder.evaluation.evaluate import evaluate_fully
+    from medfinder.evaluation.oracle import evaluate_oracle
     from medfinder.evaluation.report import as_markdown
-    from medfinder.models.checkpoint import load_model
+    from medfinder.evaluation.significance import compare
+    from medfinder.evaluation.store import read_evaluation, write_evaluation
 
-    with progress_bar("embedding") as progress:
-        result = run(Dataset.open(dataset), load_model(model), split, seed=seed, progress=progress)
-    if as_json:
-        print_json(result)
+    if oracle and model is not None:
+        raise ConfigError("--oracle evaluates no model; leave out --model")
+    opened = Dataset.open(dataset)
+    other = read_evaluation(against) if against else None
+    if oracle:
+        found = evaluate_oracle(opened, split, seed=seed)
     else:
-        sys.stdout.write(as_markdown(result))
+        from medfinder.models.checkpoint import load_model
+
+        with progress_bar("embedding") as progress:
+            found = evaluate_fully(opened, load_model(model), split, seed=seed, progress=progress)
+    if out is not None:
+        write_evaluation(out, found)
+    differences = compare(found.answers, other.answers) if other else []
+    if as_json:
+        compared = {"against": [asdict(difference) for difference in differences]} if other else {}
+        print_json({**found.result, **compared})
+    else:
+        named = other.result["model"] if other else ""
+        sys.stdout.write(as_markdown(found.result, differences, against=named))
 
 
 @app.command(

@@ -1,4 +1,4 @@
-"""The numbers of the field, in NumPy alone: R@K, MdR, MnR, P@K, their chance levels and bootstrap intervals.
+"""The numbers of the field, in NumPy alone: R@K, MdR, MnR, P@K, AP@K, nDCG@K, AUROC, chance levels and intervals.
 
 In: a matrix of scores (queries x gallery, higher is better) and a matrix of the same shape that says which answers are
 right; for intervals the patient of each row. Out: ranks, percentages and intervals. A query may have several right
@@ -22,6 +22,7 @@ Integers = NDArray[np.integer]
 
 RECALL_AT = (1, 5, 10)
 PRECISION_AT = (20, 50, 100)
+SIMILAR_AT = (5, 10, 20)
 
 
 def ranks(scores: Floats, relevant: Booleans) -> NDArray[np.int64]:
@@ -138,19 +139,20 @@ def patient_weights(patients: Sequence[str], *, samples: int, rng: np.random.Gen
     return drawn[:, column]
 
 
-def rank_intervals(found: Integers, weights: NDArray[np.int32]) -> dict[str, tuple[float, float]]:
-    """Return the 95% percentile interval of each number of :func:`summarise_ranks`.
+def rank_draws(found: Integers, weights: NDArray[np.int32]) -> dict[str, NDArray[np.float64]]:
+    """Return each number of :func:`summarise_ranks` for each draw of patients.
 
     Args:
         weights: draws x queries, from :func:`patient_weights`.
     """
     total = weights.sum(axis=1)
-    recalls = {f"R@{k}": interval(100.0 * (weights @ (found <= k)) / total) for k in RECALL_AT}
-    return {
-        **recalls,
-        "MdR": interval(weighted_medians(found, weights)),
-        "MnR": interval((weights @ found) / total),
-    }
+    recalls = {f"R@{k}": 100.0 * (weights @ (found <= k)) / total for k in RECALL_AT}
+    return {**recalls, "MdR": weighted_medians(found, weights), "MnR": (weights @ found) / total}
+
+
+def rank_intervals(found: Integers, weights: NDArray[np.int32]) -> dict[str, tuple[float, float]]:
+    """Return the 95% percentile interval of each number of :func:`summarise_ranks`."""
+    return {name: interval(draws) for name, draws in rank_draws(found, weights).items()}
 
 
 def weighted_medians(found: Integers, weights: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -178,12 +180,91 @@ def precision_draws(scores: Floats, relevant: Booleans, k: int, weights: NDArray
     return np.asarray(taken @ relevant[order].astype(np.float64) / k)
 
 
+def average_precision_at_k(scores: Floats, relevant: Booleans, k: int) -> float:
+    """Return the mean precision at the relevant places among the first ``k``, divided by min(``k``, relevant cases).
+
+    So 1 is reached when all the first places are relevant, however many relevant cases there are beyond them; trec_eval
+    divides by all of these instead. Among equal scores the irrelevant ones come first.
+
+    Example:
+        >>> average_precision_at_k(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 3)
+        0.8333333333333333
+    """
+    _check(scores, relevant, dimensions=1)
+    top = relevant[_order(scores, relevant)[:k]]
+    precisions = np.cumsum(top) / np.arange(1, len(top) + 1)
+    return float(precisions[top].sum() / min(k, relevant.sum()))
+
+
+def ndcg_at_k(scores: Floats, gains: Integers, k: int) -> float:
+    """Return the discounted cumulative gain of the first ``k`` places, relative to that of the best order.
+
+    The gain counts as it is, place r is divided by log2(r + 1), as trec_eval's ``ndcg_cut`` does. Among equal scores
+    the smaller gains come first.
+
+    Source: Järvelin and Kekäläinen, ACM Transactions on Information Systems 20 (2002), 422-446.
+    """
+    found = gains[np.lexsort((gains, -scores))[:k]]
+    best = np.sort(gains)[::-1][:k]
+    return float(found @ discounts(len(found)) / (best @ discounts(len(best))))
+
+
+def discounts(places: int) -> NDArray[np.float64]:
+    """Return what the first ``places`` places count in nDCG."""
+    return 1.0 / np.log2(np.arange(2, places + 2))
+
+
+def chance_average_precision(relevant: int, gallery: int, k: int) -> float:
+    """Return the AP@K that a random order reaches on average, in closed form.
+
+    Place r is relevant with probability R/G; given that, (r - 1)(R - 1)/(G - 1) of the places before it are, too.
+    """
+    place = np.arange(1, min(k, gallery) + 1)
+    before = (place - 1) * (relevant - 1) / max(1, gallery - 1)
+    return float((relevant / gallery * (1 + before) / place).sum() / min(k, relevant))
+
+
+def chance_ndcg(gains: Integers, k: int) -> float:
+    """Return the nDCG@K that a random order reaches on average: every place then holds the mean gain."""
+    weights = discounts(min(k, len(gains)))
+    return float(gains.mean() * weights.sum() / (np.sort(gains)[::-1][:k] @ weights))
+
+
+def auroc(scores: Floats, positive: Booleans) -> float:
+    """Return the chance that a positive case scores above a negative one; a tie counts half.
+
+    Example:
+        >>> auroc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]))
+        0.75
+    """
+    _check(scores, positive, dimensions=1)
+    if positive.all() or not positive.any():
+        raise ConfigError(f"{int(positive.sum())} of {len(positive)} cases are positive; an AUROC needs both kinds")
+    return float(auroc_draws(scores, positive, np.ones((1, len(scores)), dtype=np.int32))[0])
+
+
+def auroc_draws(scores: Floats, positive: Booleans, weights: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return the AUROC of each draw, case i occurring ``weights[draw, i]`` times; NaN where a draw lacks a kind.
+
+    Source: Hanley and McNeil, Radiology 143 (1982), 29-36: AUROC as a Mann-Whitney statistic.
+    """
+    order = np.argsort(scores, kind="stable")
+    first = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) != 0)
+    high = np.add.reduceat(weights[:, order] * positive[order], first, axis=1).astype(np.float64)
+    low = np.add.reduceat(weights[:, order] * ~positive[order], first, axis=1).astype(np.float64)
+    below = np.cumsum(low, axis=1) - low
+    pairs = high.sum(axis=1) * low.sum(axis=1)
+    won = (high * (below + low / 2)).sum(axis=1)
+    areas: NDArray[np.float64] = np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    return areas
+
+
 def interval(draws: Floats) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of the draws.
+    """Return the 2.5th and 97.5th percentile of the draws; those that are NaN are left out.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13, percentile interval.
     """
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -1,0 +1,133 @@
+"""Who scores: a model's vectors by their cosines, or anything else that can say how well a text fits a volume.
+
+In: the cases of a trial. Out: score matrices, asked for in parts so that none is held whole; higher is better. A
+``Scorer`` knows the volumes and reports of its trial by their places. Refused: vectors that are not unit vectors.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfinder.curation.dataset import Dataset
+from medfinder.errors import CheckpointError
+from medfinder.evaluation.trial import Trial
+from medfinder.models.protocol import DualEncoder
+from medfinder.records import Case
+
+Progress = Callable[[int, int], None]
+Vectors = NDArray[np.float32]
+Scores = NDArray[np.float64]
+
+SCORE_DECIMALS = 6
+"""Ours: vectors are float32, so cosines nearer than 1e-6 differ by rounding alone; they count as ties, against us."""
+
+_AT_ONCE = 16
+
+
+class Scorer(Protocol):
+    """What an evaluation asks: how well things fit each other.
+
+    Attributes:
+        name: short, for people.
+        digest: equal digests give equal scores.
+        is_synthetic: whether what stands behind it has seen synthetic cases only.
+    """
+
+    name: str
+    digest: str
+    is_synthetic: bool
+
+    def score_volumes(self, reports: slice) -> Scores:
+        """Score all volumes of the trial for some of its reports: reports x cases."""
+        ...
+
+    def score_reports(self, volumes: Sequence[int]) -> Scores:
+        """Score all reports of the trial for some of its volumes: volumes x reports."""
+        ...
+
+    def score_prompts(self, prompts: Sequence[str]) -> Scores:
+        """Score all volumes for short texts: prompts x cases."""
+        ...
+
+    def score_alike(self, volumes: Sequence[int]) -> Scores:
+        """Score all volumes for some of them: volumes x cases."""
+        ...
+
+
+class CosineScorer:
+    """A dual encoder's scores: the cosine of two vectors."""
+
+    def __init__(self, model: DualEncoder, images: Vectors, texts: Vectors) -> None:
+        self.name, self.digest, self.is_synthetic = model.name, model.digest, model.is_synthetic
+        self._model, self._images, self._texts = model, images, texts
+
+    def score_volumes(self, reports: slice) -> Scores:
+        """Score all volumes for some reports."""
+        return cosines(self._texts[reports], self._images)
+
+    def score_reports(self, volumes: Sequence[int]) -> Scores:
+        """Score all reports for some volumes."""
+        return cosines(self._images[list(volumes)], self._texts)
+
+    def score_prompts(self, prompts: Sequence[str]) -> Scores:
+        """Score all volumes for short texts."""
+        return cosines(checked(self._model, self._model.encode_texts(prompts), len(prompts)), self._images)
+
+    def score_alike(self, volumes: Sequence[int]) -> Scores:
+        """Score all volumes for some of them."""
+        return cosines(self._images[list(volumes)], self._images)
+
+
+def embed(dataset: Dataset, model: DualEncoder, trial: Trial, progress: Progress | None = None) -> CosineScorer:
+    """Embed the volumes and reports of a trial, a few at a time: memory does not grow with the split.
+
+    Raises:
+        CheckpointError: the model returns something other than unit vectors.
+    """
+    total = len(trial.cases) + len(trial.reports)
+    images: list[Vectors] = []
+    for some in in_batches(trial.cases):
+        images.extend(checked(model, model.encode_volumes([dataset.volume(case) for case in some]), len(some)))
+        if progress:
+            progress(len(images), total)
+    texts = embed_reports(model, trial, lambda done: progress(len(images) + done, total) if progress else None)
+    return CosineScorer(model, np.stack(images), texts)
+
+
+def embed_reports(model: DualEncoder, trial: Trial, tell: Callable[[int], None]) -> Vectors:
+    """Embed the reports of a trial; ``tell`` hears how many are done."""
+    texts: list[Vectors] = []
+    for some in in_batches(trial.reports):
+        texts.extend(checked(model, model.encode_texts([case.report for case in some]), len(some)))
+        tell(len(texts))
+    return np.stack(texts)
+
+
+def in_batches(cases: Sequence[Case]) -> Iterator[Sequence[Case]]:
+    """Cut cases into as many as are embedded at once."""
+    return (cases[start : start + _AT_ONCE] for start in range(0, len(cases), _AT_ONCE))
+
+
+def checked(model: DualEncoder, vectors: NDArray[Any], count: int) -> Vectors:
+    """Return the vectors if they are ``count`` unit vectors.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if vectors.shape != (count, model.width):
+        raise CheckpointError(
+            f"model {model.name} returned vectors of shape {vectors.shape}; expected ({count}, {model.width})"
+        )
+    lengths = np.linalg.norm(vectors, axis=1)
+    # A NaN length fails this comparison too.
+    lost = int((~(np.abs(lengths - 1) < 1e-3)).sum())
+    if lost:
+        raise CheckpointError(f"model {model.name}: {lost} of {count} vectors are not of length 1; train it again")
+    return np.asarray(vectors, dtype=np.float32)
+
+
+def cosines(queries: Vectors, gallery: Vectors) -> Scores:
+    """Score unit vectors against unit vectors, rounded so that rounding errors make no ranks."""
+    return np.round(queries.astype(np.float64) @ gallery.astype(np.float64).T, SCORE_DECIMALS)
