@@ -1,8 +1,9 @@
 """The review queue in the browser: a small web application on this machine alone.
 
-In: a dataset folder. Out: an ASGI application with the page, the items, slices of the volumes, and a place to send
-decisions to; each decision is on disk before it is answered. Refused: requests that do not come from the page itself
-(another host name, another origin), decisions on items that are not there.
+In: a dataset folder. Out: an ASGI application with the pages, the items, slices of the volumes, and a place to send
+decisions to; each decision is on disk before it is answered. What readers diagnose, and who settles where they differ,
+is in ``diagnose_page``. Refused: requests that do not come from the page itself (another host name, another origin),
+decisions on items that are not there.
 """
 
 import io
@@ -13,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from medfinder.app.diagnose_page import Desk, ReportRule, serve_diagnoses
 from medfinder.app.montage import render_panels
 from medfinder.curation.dataset import Dataset, Figures
 from medfinder.curation.review import Item, decide, list_items, read_decisions
@@ -36,8 +38,10 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_STATIC = {"/": ("review.html", "text/html"), "/review.js": ("review.js", "text/javascript")}
-_STATIC["/review.css"] = ("review.css", "text/css")
+_PAGES = {"/": "review.html", "/diagnose": "diagnose.html", "/settle": "settle.html", "/review.css": "review.css"}
+_SCRIPTS = ("review.js", "diagnose.js", "settle.js", "common.js", "planes.js", "picker.js", "report.js")
+_STATIC = _PAGES | {f"/{name}": name for name in _SCRIPTS}
+_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 
 # What a translation most often gets wrong, marked in both texts so that the eye finds it.
 _MARKS = re.compile(
@@ -74,13 +78,15 @@ class _Queue:
         return {item.key: item for item in list_items(self.rows, read_decisions(self.dataset.path))}
 
 
-def make_review_app(path: Path, *, port: int) -> FastAPI:
+def make_review_app(path: Path, *, port: int, report: ReportRule = "asked") -> FastAPI:
     """Make the application for one dataset.
 
     Args:
         port: that it is going to be served on; requests for another host are refused.
+        report: whether readers who diagnose see the report: when they ask for it, always or never.
 
     Raises:
+        ConfigError: there is no such rule.
         DatasetError: the folder is no dataset.
     """
     dataset = Dataset.open(path)
@@ -89,13 +95,15 @@ def make_review_app(path: Path, *, port: int) -> FastAPI:
     _guard(app, {f"{HOST}:{port}", f"localhost:{port}"})
     _serve_page(app)
     _serve_items(app, queue)
+    serve_diagnoses(app, Desk(dataset, queue.rows, report))
     return app
 
 
-def serve_review(path: Path, *, port: int, told: Callable[[str], None]) -> None:
+def serve_review(path: Path, *, port: int, report: ReportRule, told: Callable[[str], None]) -> None:
     """Serve the review page of a dataset until Ctrl-C; on this machine alone, since it asks for no key."""
-    app = make_review_app(path, port=port)
+    app = make_review_app(path, port=port, report=report)
     told(f"review queue of {path}: http://{HOST}:{port}/ (Ctrl-C ends it; every decision is stored at once)")
+    told(f"to diagnose: http://{HOST}:{port}/diagnose; where readers differ: http://{HOST}:{port}/settle")
     uvicorn.run(app, host=HOST, port=port, log_level="warning", access_log=False)
 
 
@@ -113,8 +121,8 @@ def _guard(app: FastAPI, hosts: set[str]) -> None:
 
 def _serve_page(app: FastAPI) -> None:
     web = files("medfinder.app").joinpath("web")
-    for route, (name, kind) in _STATIC.items():
-        content = web.joinpath(name).read_bytes()
+    for route, name in _STATIC.items():
+        content, kind = web.joinpath(name).read_bytes(), _KINDS[name.rpartition(".")[2]]
 
         def give(content: bytes = content, kind: str = kind) -> Response:
             return Response(content, media_type=kind)

@@ -64,9 +64,15 @@ def diagnoses(
 
     from medfinder.curation.agreement import measure_agreement
     from medfinder.curation.dataset import Dataset
-    from medfinder.curation.diagnoses import count_settlements, import_diagnoses, open_store, write_diagnoses
+    from medfinder.curation.diagnoses import (
+        count_settlements,
+        import_diagnoses,
+        list_for_agreement,
+        open_store,
+        write_diagnoses,
+    )
 
-    case_ids = {case.case_id for case in Dataset.open(dataset).cases}
+    case_ids = {case.case_id for case, _ in Dataset.open(dataset).all_rows()}
     if table is not None:
         imported = import_diagnoses(existing(table), dataset, case_ids=case_ids)
         _tell_import(imported)
@@ -74,12 +80,19 @@ def diagnoses(
     if export is not None:
         write_diagnoses(known, export)
         remark(f"{len(known)} diagnoses written to {export}")
-    agreement = measure_agreement(known, rng=np.random.default_rng(seed), adjudicator=adjudicator)
+    agreement = measure_agreement(list_for_agreement(dataset), rng=np.random.default_rng(seed), adjudicator=adjudicator)
     settled = count_settlements(known, adjudicator=adjudicator)
+    in_sight = sum(bool(diagnosis.report_shown) for diagnosis in known)
     if as_json:
-        told = {"diagnoses": len(known), "settled": settled, "agreement": [asdict(row) for row in agreement]}
+        told = {
+            "diagnoses": len(known),
+            "report_shown": in_sight,
+            "settled": settled,
+            "agreement": [asdict(row) for row in agreement],
+        }
         print_json({**told, "import": asdict(imported)} if table is not None else told)
         return
+    remark(f"{len(known)} diagnoses, {in_sight} of them said with the report in sight")
     remark("settled: " + ", ".join(f"{how} {count}" for how, count in settled.items()))
     _show([asdict(row) for row in agreement], tuple(asdict(agreement[0])), as_json=False)
 

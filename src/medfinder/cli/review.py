@@ -13,22 +13,27 @@ from medfinder.cli.face import AsJson, app, examples, plain_console, print_json,
     epilog=examples(
         "medfinder review dataset",
         "medfinder review dataset --port 8765",
+        "medfinder review dataset --report never",
         "medfinder review dataset --list",
     )
 )
 def review(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder, made by curate.")],
     port: Annotated[int, typer.Option(min=1024, max=65535, help="Of the page, on this machine alone.")] = 8471,
+    report: Annotated[
+        str, typer.Option(help="Whether readers who diagnose see the report: asked (when they ask), always or never.")
+    ] = "asked",
     list_only: Annotated[bool, typer.Option("--list", help="Count what waits, and serve nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at what curation doubts, decide, and let curate take the decisions up."""
+    """Look at what curation doubts, diagnose, settle what readers differ on; curate takes all of it up."""
     if list_only or as_json:
         _count(dataset, as_json)
         return
+    from medfinder.app.diagnose_page import check_report_rule
     from medfinder.app.review_page import serve_review
 
-    serve_review(dataset, port=port, told=remark)
+    serve_review(dataset, port=port, report=check_report_rule(report), told=remark)
 
 
 def _count(path: Path, as_json: bool) -> None:

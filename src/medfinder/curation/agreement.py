@@ -54,14 +54,15 @@ def measure_agreement(
 
     Args:
         draws: redrawn samples of the bootstrap.
-        adjudicator: a reader who saw only what others differed on, and is left out for that.
+        adjudicator: a reader who saw only what others differed on, and is left out for that, as are all words that
+            settle a difference.
 
     Raises:
         ConfigError: fewer than one draw.
     """
     if draws < 1:
         raise ConfigError(f"draws {draws}; expected at least 1")
-    words = [diagnosis for diagnosis in diagnoses if diagnosis.reader != adjudicator]
+    words = [diagnosis for diagnosis in diagnoses if diagnosis.reader != adjudicator and not diagnosis.settles]
     names = sorted({diagnosis.finding for diagnosis in words})
     groups = [(name, [word for word in words if word.finding == name]) for name in names]
     return tuple(_measure(name, group, rng, draws) for name, group in (*groups, (ALL, words)))

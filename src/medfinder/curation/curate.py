@@ -28,6 +28,7 @@ from medfinder.curation.pairing import doubt_shared_texts
 from medfinder.curation.pool import Progress, count_from, curate_all
 from medfinder.curation.recipe import is_done, write_recipe
 from medfinder.curation.report import choose_text
+from medfinder.curation.readings import READINGS
 from medfinder.curation.review import DECISIONS, read_decisions, settle
 from medfinder.curation.shared_texts import Told
 from medfinder.curation.split import split_patients
@@ -320,7 +321,7 @@ def _take_up_decisions(out: Path) -> tuple[dict[str, Any], bool]:
 
 def _digest_said(out: Path) -> str | None:
     """Digest what persons have said about a dataset: decisions and diagnoses."""
-    said = [(out / name).read_bytes() for name in (DECISIONS, STORE) if (out / name).is_file()]
+    said = [(out / name).read_bytes() for name in (DECISIONS, STORE, READINGS) if (out / name).is_file()]
     return hashlib.sha256(b"\0".join(said)).hexdigest() if said else None
 
 

@@ -1,7 +1,8 @@
 """Expert diagnoses: read from a table and written to one, settled where readers differ, laid upon what is known.
 
 In: a CSV or Parquet table with a row for each reader's word on one finding of one case: ``case_id, finding, status,
-reader, date``. Out: ``Diagnosis`` records and, told apart by reason, the rows that cannot count; what the readers
+reader, date``, and, where known, ``report_shown`` and ``settles``; what was said in the review page (``readings``).
+Out: ``Diagnosis`` records and, told apart by reason, the rows that cannot count; what the readers
 settled on (``settle_diagnoses``); and the findings of a case with that laid upon them (``apply_diagnoses``). How well
 readers agree is measured in ``agreement``. Refused: a file that is no table of diagnoses; a row whose case, finding,
 status, reader or date is not known is set aside, never guessed.
@@ -21,13 +22,15 @@ import pyarrow.parquet as pq
 
 from medfinder.curation.dataset import write_table, write_text
 from medfinder.curation.keywords import read_label
+from medfinder.curation.readings import Reading, open_readings, standing
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.records import Doubt, Finding, Status
 from medfinder.sources.text_table import Header, read_rows
 
-COLUMNS = ("case_id", "finding", "status", "reader", "date")
+COLUMNS = ("case_id", "finding", "status", "reader", "date", "report_shown", "settles")
+_NEEDED = COLUMNS[:4]
 _SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
-# In the dataset folder; what experts said outlives every run of curation.
+# In the dataset folder, what tables brought; what experts said outlives every run of curation.
 STORE = "diagnoses.parquet"
 _TITLES = {
     "case_id": ("case", "caseid", "id"),
@@ -35,6 +38,8 @@ _TITLES = {
     "status": ("value", "present", "estado"),
     "reader": ("annotator", "radiologist", "rater", "lector", "radiologo"),
     "date": ("day", "when", "at", "fecha"),
+    "report_shown": ("reportshown",),
+    "settles": (),
 }
 _STATUSES: Mapping[str, Status] = {
     **dict.fromkeys(("present", "yes", "y", "1", "true", "positive", "presente", "si", "sí"), "present"),
@@ -53,6 +58,8 @@ class Diagnosis:
         finding: canonical keyword.
         reader: who; as the readers of a project call each other, no patient data.
         date: when, ISO 8601; empty when the table does not say.
+        report_shown: whether the reader had seen the report; None when the table does not say.
+        settles: said to settle a difference, in sight of all readers' words: it decides, and does not count as a vote.
     """
 
     case_id: str
@@ -60,6 +67,8 @@ class Diagnosis:
     status: Status
     reader: str
     date: str = ""
+    report_shown: bool | None = None
+    settles: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +144,7 @@ def write_diagnoses(diagnoses: Iterable[Diagnosis], path: Path) -> None:
     Raises:
         ConfigError: another ending.
     """
-    rows = [asdict(diagnosis) for diagnosis in sorted(diagnoses, key=_order)]
+    rows = [_as_row(diagnosis) for diagnosis in sorted(diagnoses, key=_order)]
     if path.suffix.lower() == ".parquet":
         write_table(path, rows, _SCHEMA)
     elif path.suffix.lower() == ".csv":
@@ -167,9 +176,68 @@ class Imported:
 
 
 def open_store(dataset: Path) -> DiagnosisTable:
-    """Read the diagnoses that a dataset folder keeps; none where it has none yet."""
+    """Read the diagnoses that a dataset folder keeps, imported or said in the review page; none where it has none yet.
+
+    Of a reader's imported word and the one said in the page the later counts. What a reader who finished a case in the
+    page did not name there, and another did, is absent.
+    """
+    imported = read_imported(dataset)
+    diagnoses = merge_readings(imported.diagnoses, open_readings(dataset).read())
+    return DiagnosisTable(diagnoses, imported.refused)
+
+
+def read_imported(dataset: Path) -> DiagnosisTable:
+    """Read what tables brought into a dataset folder."""
     store = dataset / STORE
     return read_diagnoses(store) if store.exists() else DiagnosisTable((), ())
+
+
+def merge_readings(imported: Iterable[Diagnosis], readings: Iterable[Reading]) -> tuple[Diagnosis, ...]:
+    """Lay what was said in the review page upon what tables brought; see ``open_store``."""
+    words = {_word(diagnosis): diagnosis for diagnosis in imported}
+    stands = standing(readings)
+    for said in map(_diagnosis_of, (reading for reading in stands if reading.act == "say")):
+        if said.date >= words.get(_word(said), said).date:
+            words[_word(said)] = said
+    named: dict[str, set[str]] = {}
+    for diagnosis in words.values():
+        named.setdefault(diagnosis.case_id, set()).add(diagnosis.finding)
+    return deny_unnamed(words.values(), stands, named)
+
+
+def deny_unnamed(
+    diagnoses: Iterable[Diagnosis], readings: Iterable[Reading], named: Mapping[str, Collection[str]]
+) -> tuple[Diagnosis, ...]:
+    """Add an absent wherever a reader has finished a case and said nothing of a finding.
+
+    Args:
+        named: by case, the findings that count as asked for.
+    """
+    words = tuple(diagnoses)
+    known = {_word(diagnosis) for diagnosis in words}
+    finished = [reading for reading in standing(readings) if reading.act == "finish"]
+    unnamed = (
+        Diagnosis(one.case_id, finding, "absent", one.reader, one.at, one.report_shown)
+        for one in finished
+        for finding in sorted(named.get(one.case_id, ()))
+    )
+    return (*words, *(diagnosis for diagnosis in unnamed if _word(diagnosis) not in known))
+
+
+def list_for_agreement(dataset: Path) -> tuple[Diagnosis, ...]:
+    """Read the diagnoses of a dataset with every finished case spelled out, for measures of agreement.
+
+    A finding that nobody named in a case is a case on which those who finished it agree: kappa asks for these too. The
+    findings are those that anybody named anywhere in the dataset.
+    """
+    readings, diagnoses = open_readings(dataset).read(), open_store(dataset).diagnoses
+    names = {diagnosis.finding for diagnosis in diagnoses}
+    return deny_unnamed(diagnoses, readings, {reading.case_id: names for reading in readings})
+
+
+def _diagnosis_of(said: Reading) -> Diagnosis:
+    status = next(status for status in get_args(Status) if status == said.after)
+    return Diagnosis(said.case_id, said.finding, status, said.reader, said.at, said.report_shown, said.settles)
 
 
 def import_diagnoses(table: Path, dataset: Path, *, case_ids: Collection[str]) -> Imported:
@@ -179,20 +247,22 @@ def import_diagnoses(table: Path, dataset: Path, *, case_ids: Collection[str]) -
         DatasetError: the file is no table of diagnoses.
     """
     read = read_diagnoses(table, case_ids=case_ids)
+    # What was said in the page is known too, and stays there: only there can it be taken back.
     known = {_word(diagnosis): diagnosis for diagnosis in open_store(dataset).diagnoses}
+    kept = {_word(diagnosis): diagnosis for diagnosis in read_imported(dataset).diagnoses}
     counts: Counter[str] = Counter()
     for diagnosis in read.diagnoses:
         before = known.get(_word(diagnosis))
         kind = "added" if before is None else _compare(before, diagnosis)
         counts[kind] += 1
         if kind in ("added", "changed"):
-            known[_word(diagnosis)] = diagnosis
-    write_diagnoses(known.values(), dataset / STORE)
+            known[_word(diagnosis)] = kept[_word(diagnosis)] = diagnosis
+    write_diagnoses(kept.values(), dataset / STORE)
     return Imported(counts["added"], counts["changed"], counts["unchanged"], counts["older"], read.refused)
 
 
-def _word(diagnosis: Diagnosis) -> tuple[str, str, str]:
-    return (diagnosis.case_id, diagnosis.finding, diagnosis.reader)
+def _word(diagnosis: Diagnosis) -> tuple[str, str, str, bool]:
+    return (diagnosis.case_id, diagnosis.finding, diagnosis.reader, diagnosis.settles)
 
 
 def _compare(before: Diagnosis, after: Diagnosis) -> str:
@@ -201,8 +271,14 @@ def _compare(before: Diagnosis, after: Diagnosis) -> str:
     return "changed" if after.date >= before.date else "older"
 
 
-def _order(diagnosis: Diagnosis) -> tuple[str, ...]:
-    return (diagnosis.case_id, diagnosis.finding, diagnosis.reader, diagnosis.date, diagnosis.status)
+def _order(diagnosis: Diagnosis) -> tuple[str | bool, ...]:
+    return (*_word(diagnosis), diagnosis.date, diagnosis.status)
+
+
+def _as_row(diagnosis: Diagnosis) -> dict[str, str]:
+    said = {None: "", True: "yes", False: "no"}
+    row = asdict(diagnosis)
+    return {**row, "report_shown": said[diagnosis.report_shown], "settles": said[diagnosis.settles or None]}
 
 
 def _read_text(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -226,7 +302,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
         yield index + 2, {name: _as_text(columns[name][index]) if name in columns else "" for name in COLUMNS}
 
 
-_EXPECTED = f"a table with the columns {', '.join(COLUMNS)}"
+_EXPECTED = f"a table with the columns {', '.join(COLUMNS[:5])}"
 
 
 def _as_text(value: Any) -> str:
@@ -240,7 +316,7 @@ def _column_of(title: str) -> str | None:
 
 
 def _check_columns(path: Path, places: Collection[str]) -> None:
-    missing = [name for name in COLUMNS if name not in places and name != "date"]
+    missing = [name for name in _NEEDED if name not in places]
     if missing:
         raise DatasetError(f"{path.name} has no column {', '.join(missing)}; expected {_EXPECTED}")
 
@@ -264,7 +340,9 @@ def _read_row(number: int, cells: Mapping[str, str], case_ids: Collection[str] |
         return Refusal(number, "no reader", "the cell of reader is empty")
     if day is None:
         return Refusal(number, "unknown date", "expected year-month-day, e.g. 2024-05-31")
-    return Diagnosis(cells["case_id"], label.name, status, cells["reader"], day)
+    shown, settles = _STATUSES.get(cells["report_shown"].lower()), _STATUSES.get(cells["settles"].lower())
+    was_shown = None if shown is None else shown == "present"
+    return Diagnosis(cells["case_id"], label.name, status, cells["reader"], day, was_shown, settles == "present")
 
 
 def _read_date(text: str) -> str | None:
@@ -280,9 +358,9 @@ def _read_date(text: str) -> str | None:
 
 def _drop_repeated(read: Sequence[tuple[int, Diagnosis]]) -> tuple[tuple[Diagnosis, ...], list[Refusal]]:
     """Keep one word of each reader on each finding of each case, and tell what becomes of the others."""
-    said: dict[tuple[str, str, str], list[tuple[int, Diagnosis]]] = {}
+    said: dict[tuple[str, str, str, bool], list[tuple[int, Diagnosis]]] = {}
     for number, diagnosis in read:
-        said.setdefault((diagnosis.case_id, diagnosis.finding, diagnosis.reader), []).append((number, diagnosis))
+        said.setdefault(_word(diagnosis), []).append((number, diagnosis))
     kept: list[Diagnosis] = []
     refused: list[Refusal] = []
     for words in said.values():
@@ -316,6 +394,9 @@ def _tell_repeated(
 def settle_diagnoses(diagnoses: Iterable[Diagnosis], *, adjudicator: str | None = None) -> tuple[Settlement, ...]:
     """Settle each finding of each case: what more than half of the readers say, else what the adjudicator says.
 
+    A word that ``settles`` was said in sight of the others and stands above a majority; the latest does where several
+    were said.
+
     Args:
         adjudicator: the reader whose word decides where there is no majority; it does not count towards one.
 
@@ -334,13 +415,16 @@ def settle_diagnoses(diagnoses: Iterable[Diagnosis], *, adjudicator: str | None 
 
 
 def _settle(key: tuple[str, str], words: Sequence[Diagnosis], adjudicator: str | None) -> Settlement:
-    votes = Counter(word.status for word in words if word.reader != adjudicator)
+    votes = Counter(word.status for word in words if word.reader != adjudicator and not word.settles)
     total = votes.total()
     status, most = votes.most_common(1)[0] if votes else (None, 0)
     how: How = "one reader" if total == 1 else "all agree" if most == total else "majority"
-    if 2 * most <= total:
-        status = next((word.status for word in words if word.reader == adjudicator), None)
-        how = "adjudicator" if status else "open"
+    decided = max((word for word in words if word.settles), key=lambda word: word.date, default=None)
+    if decided is None and 2 * most <= total:
+        decided = next((word for word in words if word.reader == adjudicator), None)
+        status, how = None, "open"
+    if decided is not None:
+        status, how = decided.status, "adjudicator"
     return Settlement(*key, status, how, total)
 
 

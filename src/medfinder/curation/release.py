@@ -41,7 +41,7 @@ Audit = Callable[[Dataset], Sequence[str]]
 """Looks for personal data in what a dataset would hand on and says where it is; nothing when it is clean."""
 
 # Files of a dataset that stay at home: what waits for a reader, and who decided what.
-_WITHHELD = ("held.parquet", "series.parquet", "decisions.jsonl")
+_WITHHELD = ("held.parquet", "series.parquet", "decisions.jsonl", "diagnoses.parquet", "diagnoses.jsonl")
 
 # The hub asks for fewer than 10,000 files in a folder: huggingface.co/docs/hub/repositories-recommendations.
 _MOST_FILES = 10_000

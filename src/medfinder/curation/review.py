@@ -6,17 +6,14 @@ which they were made; nothing is ever taken out of it, the last word on an item 
 no item, a correction without a text.
 """
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
-
 from medfinder.curation.dataset import Figures
+from medfinder.curation.journal import Journal
 from medfinder.curation.keywords import extract_findings
 from medfinder.curation.report import count_words
 from medfinder.errors import ConfigError
@@ -181,25 +178,9 @@ def _correct(
     return replace(case, report=text, findings=findings), replace(figures, words=count_words(text))
 
 
-_DECISION = TypeAdapter(Decision)
-
-
 def read_decisions(dataset: Path) -> list[Decision]:
     """Read what was decided so far; a last line that was torn when the power went is passed over."""
-    try:
-        lines = (dataset / DECISIONS).read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    decisions = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            decisions.append(_DECISION.validate_json(line))
-        except ValidationError as error:
-            if number < len(lines):
-                raise ConfigError(
-                    f"line {number} of {dataset / DECISIONS} is no decision; mend it or take it out"
-                ) from error
-    return decisions
+    return Journal(dataset / DECISIONS, Decision).read()
 
 
 def decide(
@@ -228,16 +209,5 @@ def decide(
         raise ConfigError("a correction needs the corrected text")
     at = datetime.now(UTC).isoformat(timespec="seconds")
     decision = Decision(key, verdict, reader.strip(), at, before, after, note)  # type: ignore[arg-type]  # checked above
-    _append(dataset / DECISIONS, json.dumps(asdict(decision), ensure_ascii=False))
+    Journal(dataset / DECISIONS, Decision).append(decision)
     return decision
-
-
-def _append(path: Path, line: str) -> None:
-    """Add a line in one write; what is left of a line that was torn goes."""
-    with path.open("ab+") as file:
-        file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
-        file.write(f"{line}\n".encode())
-        file.flush()
-        os.fsync(file.fileno())

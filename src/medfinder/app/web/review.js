@@ -1,28 +1,7 @@
 // The review queue: a list of items on the left, one item on the right, every decision stored as soon as it is made.
-"use strict";
+import { ask, bindKeys, bindReader, element, fillList, make, named, tell, when } from "./common.js";
 
-const element = (id) => document.getElementById(id);
 const state = { items: [], shown: [], key: null, item: null };
-
-const make = (tag, text, kind) => {
-  const made = document.createElement(tag);
-  if (text) made.textContent = text;
-  if (kind) made.className = kind;
-  return made;
-};
-
-async function ask(path, said) {
-  const options = said ? { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(said) } : {};
-  const answer = await fetch(path, options);
-  const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(typeof body.detail === "string" ? body.detail : `the server answered ${answer.status}`);
-  return body;
-}
-
-function tell(text, isTrouble) {
-  element("message").textContent = text;
-  element("message").className = isTrouble ? "trouble" : "";
-}
 
 async function refresh() {
   const found = await ask("items");
@@ -43,17 +22,11 @@ function list() {
   state.shown = state.items.filter((item) => (!stage || item.stage === stage) && (!open || !item.decision || item.key === state.key));
   const waiting = state.items.filter((item) => !item.decision);
   const holding = waiting.filter((item) => item.holds).length;
-  element("count").textContent = `${waiting.length} of ${state.items.length} undecided, ${holding} hold a case back`;
-  element("items").replaceChildren(...state.shown.map((item) => {
-    const button = make("button");
+  element("count").textContent = `${waiting.length} of ${state.items.length} undecided, ${holding} ${holding === 1 ? "holds" : "hold"} a case back`;
+  fillList(element("items"), state.shown, state.shown.find((item) => item.key === state.key), (item) => {
     const word = item.decision ? item.decision.verdict : item.holds ? "holds" : "open";
-    button.append(make("span", item.stage), " ", make("span", word, word), make("span", item.doubts.map((doubt) => doubt.reason).join(", "), "why"));
-    button.setAttribute("aria-current", String(item.key === state.key));
-    button.addEventListener("click", () => show(item.key));
-    const line = make("li");
-    line.append(button);
-    return line;
-  }));
+    return [make("span", item.stage), make("span", word, word), make("span", item.doubts.map((doubt) => doubt.reason).join(", "), "why"), make("span", item.key.split("/")[1], "why id")];
+  }, (item) => show(item.key));
   if (!state.shown.some((item) => item.key === state.key)) {
     if (state.shown.length) show(state.shown[0].key);
     else leave();
@@ -95,15 +68,13 @@ async function show(key) {
     picture.addEventListener("error", () => picture.replaceWith(make("p", "The volume has gone; no picture.")));
     return [make("p", `${facts.case} · ${facts.source} · ${facts.shape} voxels of ${facts.spacing_mm} mm · ${facts.region} · quality ${facts.quality}`), picture];
   }));
-  element("history").replaceChildren(...item.history.map((one) => make("li", `${one.at} · ${one.reader} · ${one.verdict}${one.note ? ` · ${one.note}` : ""}`)));
+  element("history").replaceChildren(...item.history.map((one) => make("li", `${when(one.at)} · ${one.reader} · ${one.verdict}${one.note ? ` · ${one.note}` : ""}`)));
   element("note").value = "";
   element("correct").hidden = item.stage === "quality";
+  element("correct").lastChild.textContent = isTranslated ? " edit the English" : " edit the report";
   edit(false);
   tell("");
-  for (const button of element("items").querySelectorAll("button")) button.setAttribute("aria-current", "false");
-  const place = state.shown.findIndex((one) => one.key === key);
-  const button = element("items").children[place]?.firstChild;
-  if (button) { button.setAttribute("aria-current", "true"); button.scrollIntoView({ block: "nearest" }); }
+  list();
 }
 
 function edit(isOn) {
@@ -115,8 +86,8 @@ function edit(isOn) {
 
 async function say(verdict) {
   if (!state.item) return;
-  const reader = element("reader").value.trim();
-  if (!reader) { tell("Say who you are first: the field Reader.", true); element("reader").focus(); return; }
+  const reader = named();
+  if (!reader) return;
   const after = verdict === "correct" ? element("edit").value : "";
   const key = state.key;
   const next = state.shown[state.shown.findIndex((one) => one.key === key) + 1];
@@ -138,21 +109,22 @@ function step(by) {
   if (next) show(next.key);
 }
 
-const keys = { j: () => step(1), k: () => step(-1), a: () => say("accept"), r: () => say("reject"), u: () => say("reopen"), e: () => { if (state.item && state.item.stage !== "quality") edit(true); } };
-
 document.addEventListener("keydown", (event) => {
-  const isField = event.target.matches("input:not([type=checkbox]), textarea, select");
-  if (event.key === "Escape") { event.target.blur(); edit(false); return; }
-  if (event.key === "Enter" && event.ctrlKey && !element("edit").hidden) { event.preventDefault(); say("correct"); return; }
-  if (isField || event.ctrlKey || event.metaKey || event.altKey) return;
-  const act = keys[event.key];
-  if (act) { event.preventDefault(); act(); }
+  if (event.key === "Escape") edit(false);
+  if (event.key === "Enter" && event.ctrlKey && !element("edit").hidden) { event.preventDefault(); say("correct"); }
+});
+bindKeys({
+  j: () => step(1),
+  k: () => step(-1),
+  a: () => say("accept"),
+  r: () => say("reject"),
+  u: () => say("reopen"),
+  e: () => { if (state.item && !element("correct").hidden) edit(true); },
 });
 for (const verdict of ["accept", "reject", "reopen"]) element(verdict).addEventListener("click", () => say(verdict));
 element("correct").addEventListener("click", () => edit(true));
 element("save").addEventListener("click", () => say("correct"));
 element("stage").addEventListener("change", list);
 element("undecided").addEventListener("change", list);
-element("reader").value = localStorage.getItem("reader") || "";
-element("reader").addEventListener("change", () => localStorage.setItem("reader", element("reader").value));
-refresh().catch((error) => { element("empty").textContent = error.message; });
+bindReader(() => {});
+refresh().catch((error) => { element("empty-title").textContent = "Something is wrong"; element("empty-text").textContent = error.message; });
