@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from medfinder.errors import VolumeError
 from medfinder.volume import Grid, read_volume, standardise, standardise_file
+from medfinder.volume.hounsfield import to_hu
 
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
 SHAPE = (16, 16, 12)
@@ -115,3 +116,13 @@ def test_nrrd_takes_the_side_file_too(tmp_path: Path) -> None:
     image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
     sitk.WriteImage(image, str(path))
     np.testing.assert_array_equal(read_volume(path, rescale=(1.0, -1024.0)).hu, chest())
+
+
+@pytest.mark.parametrize("stored", [np.int8, np.uint8, np.int16, np.uint16])
+@pytest.mark.parametrize("intercept", [-1024, -8192, 1024, 40000, -65535])
+def test_sums_are_those_of_whole_numbers_and_never_wrap(stored: Any, intercept: int) -> None:
+    ends = np.iinfo(stored)
+    for low, high in ((ends.min, ends.max), (max(ends.min, -1024), min(ends.max, 4000)), (0, 100)):
+        values = np.linspace(low, high, 60).astype(stored).reshape(3, 4, 5)
+        expected = [min(32767, max(-32768, int(value) + intercept)) for value in values.ravel()]
+        assert to_hu(values, slope=1, intercept=intercept).ravel().tolist() == expected

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medfinder.errors import ConfigError
-from medfinder.volume import Grid, Volume, read_volume, standardise, standardise_file, write_nifti
+from medfinder.volume import (
+    Grid,
+    Volume,
+    read_and_standardise,
+    read_volume,
+    standardise,
+    standardise_file,
+    write_nifti,
+)
 from medfinder.volume.resample import axis_weights
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -32,6 +40,18 @@ def test_streaming_a_real_file_equals_reading_it_whole(path: Path) -> None:
     assert streamed.hu.dtype == np.int16
     assert streamed.hu.flags.c_contiguous
     np.testing.assert_allclose(streamed.affine[:3, :3], np.diag([5.5, 5.5, 5.5]))
+
+
+@pytest.mark.parametrize("path", REAL[:3], ids=lambda path: path.name)
+def test_reading_and_resampling_at_once_gives_what_one_after_the_other_gives(path: Path, tmp_path: Path) -> None:
+    volume, put_on_grid = read_and_standardise(path, Grid())
+    expected = read_volume(path)
+    np.testing.assert_array_equal(volume.hu, expected.hu)
+    assert volume.hu.strides == expected.hu.strides
+    assert (volume.notes, volume.padding_share) == (expected.notes, expected.padding_share)
+    write_nifti(put_on_grid(), tmp_path / "at once.nii")
+    write_nifti(standardise(expected, Grid()), tmp_path / "after.nii")
+    assert (tmp_path / "at once.nii").read_bytes() == (tmp_path / "after.nii").read_bytes()
 
 
 ORIENTATIONS = list(product(permutations(range(3)), product([1, -1], repeat=3)))

@@ -4,7 +4,7 @@ from medfinder.volume.dicom_headers import DicomSeries, list_dicom_series
 from medfinder.volume.nifti import write_nifti
 from medfinder.volume.read import read_volume
 from medfinder.volume.region import BodyRegion, body_region
-from medfinder.volume.standardise import standardise, standardise_file
+from medfinder.volume.standardise import read_and_standardise, standardise, standardise_file
 from medfinder.volume.types import Grid, Volume
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Volume",
     "body_region",
     "list_dicom_series",
+    "read_and_standardise",
     "read_volume",
     "standardise",
     "standardise_file",

@@ -153,8 +153,19 @@ def _whole_hu(stored: Array, slope: int, intercept: int) -> Array:
     small = stored.dtype.itemsize <= 2
     if slope == 1 and intercept == 0 and small and stored.dtype != np.uint16:
         return stored.astype(np.int16, copy=False)
+    if slope == 1 and small and stored.size and _is_within_int16(stored, intercept):
+        # In 16 bits, where the sum wraps to what it must be: several times as fast as by way of 32.
+        return _as_int16(stored) + np.array(intercept).astype(np.int16)
     wide = stored.astype(np.int32 if small and abs(slope) < 2**14 else np.float64) * slope + intercept
     return np.clip(wide, -32768, 32767, out=wide).astype(np.int16)
+
+
+def _is_within_int16(stored: Array, intercept: int) -> bool:
+    return int(stored.min()) + intercept >= -32768 and int(stored.max()) + intercept <= 32767
+
+
+def _as_int16(stored: Array) -> Array:
+    return stored.view(np.int16) if stored.dtype == np.uint16 else stored.astype(np.int16, copy=False)
 
 
 def _fractional_hu(stored: Array, slope: float, intercept: float) -> Array:

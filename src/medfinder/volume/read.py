@@ -4,6 +4,8 @@ In: the path of a NIfTI, NRRD or MetaImage file, or of a folder with DICOM files
 it is made from. Refused: paths that are absent, empty, or of another kind.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +36,33 @@ def read_volume(
         MissingExtraError: compressed DICOM needs a decoder that is not installed.
     """
     source = open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)
+    stored, slabs = keep_slabs(source)
+    for _ in slabs.slabs:
+        pass
+    return turn_stored(stored, source)
+
+
+def keep_slabs(source: Slabs) -> tuple[Array, Slabs]:
+    """Make room for a whole stream, and a stream of the same that fills it while it is drawn.
+
+    Returns:
+        An array (k, j, i), complete once the stream has ended, and the stream.
+    """
     i, j, k = source.shape
     stored: Array = np.empty((k, j, i), source.dtype)
+    return stored, replace(source, slabs=_keep(source.slabs, stored))
+
+
+def _keep(slabs: Iterator[Array], stored: Array) -> Iterator[Array]:
     done = 0
-    for slab in source.slabs:
+    for slab in slabs:
         stored[done : done + len(slab)] = slab
         done += len(slab)
+        yield slab
+
+
+def turn_stored(stored: Array, source: Slabs) -> Volume:
+    """View a stream that was kept, and has ended, as a volume."""
     turn = turn_to_ras(source.affine)
     affine = turn.affine(source.affine, source.shape)
     return Volume(turn.apply(stored.transpose(2, 1, 0)), affine, tuple(source.notes), source.padding.share)

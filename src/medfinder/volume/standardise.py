@@ -1,11 +1,13 @@
 """Bring any CT volume onto one grid: orientation, spacing, HU window, position and size.
 
 In: a `Volume`, or the path of one. Out: a `Volume` of exactly the grid's shape, int16, axes along RAS+, centred on the
-body (x, y) and the lungs (z). From a file the voxels are resampled while they are unpacked and never held as a whole.
-Both ways run the same arithmetic in the same order, so they agree to the bit. A grid that names a recipe is that of a
-published model, whose own steps are taken instead: see `medfinder.volume.published`.
+body (x, y) and the lungs (z). From a file the voxels are resampled while they are unpacked and never held as a whole,
+unless they are wanted, too. All ways run the same arithmetic in the same order, so they agree to the bit. A grid that
+names a recipe is that of a published model, whose own steps are taken instead: see `medfinder.volume.published`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from medfinder.volume.published import RECIPES
-from medfinder.volume.read import open_slabs, read_volume
+from medfinder.volume.read import keep_slabs, open_slabs, read_volume, turn_stored
 from medfinder.volume.region import find_anatomy
 from medfinder.volume.resample import resample_slabs, resampled_affine
 from medfinder.volume.types import AIR_HU, Affine, Array, Grid, Slabs, Volume, slabs_of, turn_to_ras
@@ -49,14 +51,51 @@ def standardise_file(
     return _standardise(open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale), grid)
 
 
+def read_and_standardise(
+    path: Path,
+    grid: Grid,
+    *,
+    series_instance_uid: str | None = None,
+    rescale: tuple[float, float] | None = None,
+) -> tuple[Volume, Callable[[], Volume]]:
+    """Read a volume whole, as `read_volume` does, and resample it on the way, while each slab is at hand.
+
+    Returns:
+        The volume, and a function that gives ``standardise(volume, grid)`` at little further cost, for whoever judges
+        the volume first.
+
+    Raises:
+        VolumeError: see `read_volume`.
+    """
+    if grid.recipe:
+        volume = read_volume(path, series_instance_uid=series_instance_uid, rescale=rescale)
+        return volume, partial(standardise, volume, grid)
+    source = open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)
+    stored, slabs = keep_slabs(source)
+    coarse = _resample(slabs, grid)
+    return turn_stored(stored, source), partial(_settle, coarse, source, grid)
+
+
 def _standardise(source: Slabs, grid: Grid) -> Volume:
+    return _settle(_resample(source, grid), source, grid)
+
+
+def _stored_spacing(source: Slabs, grid: Grid) -> tuple[float, float, float]:
     turn = turn_to_ras(source.affine)
     spacing = [0.0, 0.0, 0.0]
     for new, old in enumerate(turn.axes):
         spacing[old] = grid.spacing_mm[new]
-    stored_spacing = (spacing[0], spacing[1], spacing[2])
-    coarse = resample_slabs(source, stored_spacing, grid.window_hu)
-    affine, shape = resampled_affine(source.affine, source.shape, stored_spacing)
+    return spacing[0], spacing[1], spacing[2]
+
+
+def _resample(source: Slabs, grid: Grid) -> Float32:
+    return resample_slabs(source, _stored_spacing(source, grid), grid.window_hu)
+
+
+def _settle(coarse: Float32, source: Slabs, grid: Grid) -> Volume:
+    """Turn, straighten and crop what was resampled; its stream has ended, so that its notes are complete."""
+    affine, shape = resampled_affine(source.affine, source.shape, _stored_spacing(source, grid))
+    turn = turn_to_ras(source.affine)
     hu = turn.apply(coarse.transpose(2, 1, 0))
     affine = turn.affine(affine, shape)
     if not _is_aligned(affine, hu.shape, grid):
