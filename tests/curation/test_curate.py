@@ -48,7 +48,7 @@ def start(source: Path, out: Path, workers: int) -> "subprocess.Popen[bytes]":
 def kill_after(process: "subprocess.Popen[bytes]", out: Path, notes: int) -> None:
     """Send SIGKILL once so many studies are done."""
     deadline = time.monotonic() + 60
-    while sum(1 for _ in (out / ".work" / "studies").glob("*.json")) < notes:
+    while sum(1 for _ in (out / ".work" / "studies").glob("[!.]*.json")) < notes:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -335,16 +335,16 @@ def test_each_bad_volume_is_a_row_with_its_reason_and_the_good_one_a_case(
 def test_a_fault_that_no_reader_names_is_a_row_too(
     tmp_path: Path, make_phantoms: MakePhantoms, settings: CurationSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = study_module.read_volume
+    real = study_module.read_and_standardise
 
-    def trip(path: Path, **options: Any) -> Any:
+    def trip(path: Path, *grid: Any, **options: Any) -> Any:
         if "s1_" in path.name:
             raise ZeroDivisionError("Perez Juan")
         if "s2_" in path.name:
             raise MemoryError
-        return real(path, **options)
+        return real(path, *grid, **options)
 
-    monkeypatch.setattr(study_module, "read_volume", trip)
+    monkeypatch.setattr(study_module, "read_and_standardise", trip)
     curate(make_phantoms(tmp_path / "phantoms", studies=3), tmp_path / "out", settings)
     dropped = Dataset.open(tmp_path / "out").dropped
     assert [row.reason for row in dropped] == ["unreadable", "out of memory"]

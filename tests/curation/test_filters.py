@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medfinder.curation.quality import find_missing_voxels, find_small_dimension, missing_share
-from medfinder.curation.report import choose_text, count_words, find_report_fault, guess_language, tidy
+from medfinder.curation.report import choose_text, count_words, find_report_fault, guess_language, plain_text, tidy
 from medfinder.records import Study
 from medfinder.volume import Volume, body_region, read_volume
 
@@ -85,6 +85,45 @@ def test_padding_that_the_reader_turned_into_air_is_missing(tmp_path: Path, nois
 def test_a_report_needs_five_words_and_an_end(text: str, reason: str | None) -> None:
     fault = find_report_fault(text, is_required=True, min_words=5, max_chars=58)
     assert (fault and fault[0]) == reason
+
+
+# As a word processor writes it: fonts, author and page header, accents in both spellings, a table, a hidden hyphen.
+WRITTEN = (
+    r"{\rtf1\ansi\ansicpg1252\deff0{\fonttbl{\f0\fswiss\fcharset0 Arial;}}{\colortbl;\red0\green0\blue0;}"
+    r"{\info{\author Juan Perez}{\title informe}}{\header\pard Hospital de prueba\par}\viewkind4"
+    r"\uc1\pard\lang3082\f0\fs20 "
+    r"\b T\'c9CNICA:\b0  TC de t\u243?rax.\par N\'f3dulo de 8\~mm, {\i para}\-hiliar \{LSD\}.\par"
+    "\r\n"
+    r"\trowd\cellx2000\cellx4000\intbl derrame\cell no\cell\row\pard\par}" + "\x00"
+)
+
+
+def test_the_text_of_rtf_is_taken_and_what_is_around_it_is_not() -> None:
+    expected = "TÉCNICA: TC de tórax.\nNódulo de 8 mm, parahiliar {LSD}.\nderrame\nno"
+    assert plain_text(WRITTEN) == expected
+    assert find_report_fault(plain_text(WRITTEN), is_required=True, min_words=5, max_chars=99) is None
+
+
+@pytest.mark.parametrize(
+    ("damaged", "text"),
+    [
+        (r"{\rtf1\ansi uno dos", "uno dos"),
+        (r"{\rtf1\ansi uno}} dos", "uno"),
+        (r"{\rtf1\ansi\ansicpg99999 \'f3 dos}", "\ufffd dos"),
+        (r"{\rtf1\ansi \u-10179?\u-9060? dos}", "\U0001f49c dos"),
+        (r"{\rtf1\ansi \u-10179? dos}", "\ufffd dos"),
+    ],
+)
+def test_damaged_rtf_gives_what_can_be_read(damaged: str, text: str) -> None:
+    assert plain_text(damaged) == text
+
+
+def test_rtf_that_cannot_be_converted_is_refused() -> None:
+    damaged = r"{\rtf1\ansi\uc uno dos tres cuatro cinco seis}"
+    assert plain_text(damaged) == damaged
+    fault = find_report_fault(plain_text(damaged), is_required=True, min_words=5, max_chars=99)
+    assert fault is not None
+    assert fault[0] == "markup"
 
 
 def test_no_report_passes_where_none_is_required_but_a_short_one_does_not() -> None:

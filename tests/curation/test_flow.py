@@ -119,6 +119,29 @@ def test_a_translation_that_changes_the_side_is_held_until_a_reader_corrects_it(
     assert MIRRORED in {case.report for case, _ in Dataset.open(out).held}
 
 
+def test_a_recorded_file_that_changed_under_its_name_is_taken_up(
+    source: Path, tmp_path: Path, settings: CurationSettings, folder_bytes: Callable[[Path], dict[str, bytes]]
+) -> None:
+    table, out, plain = tmp_path / "reports.csv", tmp_path / "out", SPANISH.replace("12", "31")
+    english = {SPANISH: FAITHFUL, plain: FAITHFUL.replace("12", "31")}
+    translated = replace(settings, translation=record(tmp_path, english))
+    curate(source, out, translated, table=table)
+    assert not curate(source, out, translated, table=table).is_new
+    better = FAITHFUL.replace("No adenopathy is seen", "There is no adenopathy")
+    record(tmp_path, english | {SPANISH: better})
+    assert curate(source, out, translated, table=table).is_new
+    assert better in {case.report for case in Dataset.open(out).cases}
+    curate(source, tmp_path / "fresh", translated, table=table)
+    tables = [
+        {n: b for n, b in folder_bytes(one).items() if n != "translations.jsonl"} for one in (out, tmp_path / "fresh")
+    ]
+    assert tables[0] == tables[1]
+    (tmp_path / "recorded.jsonl").unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        curate(source, out, translated, table=table)
+    assert len(Dataset.open(out).cases) == 2
+
+
 def test_a_rejected_case_is_told_among_the_dropped(source: Path, tmp_path: Path, settings: CurationSettings) -> None:
     out = tmp_path / "out"
     engine = record(tmp_path, {SPANISH: MIRRORED, SPANISH.replace("12", "31"): MIRRORED.replace("12", "31")})

@@ -3,6 +3,9 @@
 import http.server
 import io
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +14,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 
+from medfinder.curation.curate import CurationSettings, curate
+from medfinder.curation.dataset import Dataset
+from medfinder.curation.quality import QualitySettings
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.records import Dropped, Study
 from medfinder.sources import dicom, find_source, pacs
 from medfinder.sources.pacs import PacsSettings
-from medfinder.volume import read_volume
+from medfinder.volume import Grid, read_volume
 
 WriteSeries = Callable[..., list[Path]]
 BOUNDARY = "part"
@@ -366,3 +373,145 @@ def test_no_patient_id_reaches_the_log(
     with pytest.raises(DatasetError):
         list(pacs.list_studies(replace(settings, patients=("P1234",), timeout_s=SHORT_S)))
     assert "P1234" not in caplog.text + "".join(capfd.readouterr())
+
+
+# ------------------------------------------------------------------------------------------------- curated in passing
+
+SMALL = CurationSettings(
+    grid=Grid(spacing_mm=(24.0, 24.0, 24.0), shape=(12, 10, 12)),
+    quality=QualitySettings(min_dimension=16),
+    deidentify=False,
+)
+SCRIPT = """
+import sys
+from pathlib import Path
+from medfinder.curation.curate import CurationSettings, curate
+from medfinder.curation.quality import QualitySettings
+from medfinder.volume import Grid
+grid = Grid(spacing_mm=(24.0, 24.0, 24.0), shape=(12, 10, 12))
+settings = CurationSettings(grid=grid, quality=QualitySettings(min_dimension=16), deidentify=False)
+curate(Path(sys.argv[1]), Path(sys.argv[2]), settings)
+"""
+
+
+def make_chests(export: Path) -> None:
+    """Turn every CT image of an export into a slice of a chest: a block of tissue with two lungs in it."""
+    for file in export.rglob("*.dcm"):
+        image = pydicom.dcmread(file)
+        if image.Modality != "CT":
+            continue
+        x, y, z = np.linspace(0, 1, 32)[:, None], np.linspace(0, 1, 32)[None, :], (image.InstanceNumber - 1) / 29
+        hu = np.where((np.abs(x - 0.5) < 0.4) & (np.abs(y - 0.5) < 0.4), 40.0, -1000.0)
+        lung = ((np.abs(x - 0.5) - 0.2) / 0.17) ** 2 + ((y - 0.5) / 0.3) ** 2 + ((z - 0.5) / 0.42) ** 2 < 1
+        seed = int(image.StudyInstanceUID[-1]) * 100 + image.InstanceNumber
+        noise = np.random.default_rng(seed).normal(0, 15, hu.shape)
+        image.Rows = image.Columns = 32
+        image.PixelSpacing = [10.0, 10.0]
+        image.ImagePositionPatient = [0.0, 0.0, 10.0 * image.InstanceNumber]
+        image.PixelData = (np.where(lung, -800.0, hu) + noise).astype(np.int16).T.tobytes()
+        image.save_as(file)
+
+
+@pytest.fixture
+def chests(tmp_path: Path, write_series: WriteSeries, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Three studies of chests, the first of which has a second, thicker series."""
+    folder = tmp_path / "chests"
+    for number in (1, 2, 3):
+        uid = f"1.2.3.{number}"
+        write_series(
+            folder / str(number), slices=30, PatientID=f"P{number}", StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1"
+        )
+    uids = {"StudyInstanceUID": "1.2.3.1", "SeriesInstanceUID": "1.2.3.1.2"}
+    write_series(
+        folder / "1",
+        slices=30,
+        PatientID="P1",
+        SeriesDescription="sagittal MPR",
+        ImageType=["DERIVED", "SECONDARY", "REFORMATTED"],
+        **uids,
+    )
+    make_chests(folder)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", pacs.USER, pacs.PASSWORD):
+        monkeypatch.delenv(name, raising=False)
+    with Server(folder) as running:
+        threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def voxels_in(cache: Path) -> list[Path]:
+    return list((cache / "voxels").rglob("*.dcm"))
+
+
+def test_a_selection_larger_than_the_cache_is_curated_study_by_study(chests: Server, tmp_path: Path) -> None:
+    settings = PacsSettings(chests.url, cache=tmp_path / "cache", timeout_s=30)
+    source = write_toml(tmp_path / "pacs.toml", settings, max_gb=1e-6)
+    summary = curate(source, tmp_path / "out", SMALL)
+    assert summary.studies == 3
+    assert voxels_in(tmp_path / "cache") == []
+    exported = curate(tmp_path / "chests", tmp_path / "exported", SMALL)
+    assert exported.cases == summary.cases
+    volumes = [sorted(v for n, v in bytes_of(tmp_path / o).items() if n.endswith(".nii")) for o in ("out", "exported")]
+    assert volumes[0] == volumes[1]
+
+
+def test_series_that_nobody_looks_at_are_never_fetched(chests: Server, tmp_path: Path) -> None:
+    settings = PacsSettings(chests.url, cache=tmp_path / "cache", timeout_s=30)
+    curate(write_toml(tmp_path / "pacs.toml", settings), tmp_path / "out", SMALL)
+    fetched = {path.rpartition("/")[2] for path in chests.asked if "/series/" in path}
+    assert fetched == {"1.2.3.1.1", "1.2.3.2.1", "1.2.3.3.1"}
+
+
+def test_what_is_to_be_kept_is_not_fetched_for_other_settings(chests: Server, tmp_path: Path) -> None:
+    settings = PacsSettings(chests.url, cache=tmp_path / "cache", timeout_s=30)
+    source = write_toml(tmp_path / "pacs.toml", settings, keep=True)
+    curate(source, tmp_path / "out", SMALL)
+    chests.asked.clear()
+    curate(source, tmp_path / "other", replace(SMALL, seed=1), workers=2)
+    assert set(chests.asked) == {"/dicom-web/studies"}
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("404", "refused by the server"), ("one less", "incomplete")])
+def test_a_series_that_cannot_be_had_is_set_aside_and_the_others_are_curated(
+    chests: Server, tmp_path: Path, fault: str, reason: str
+) -> None:
+    chests.faults["series/1.2.3.2.1"] = fault
+    settings = PacsSettings(chests.url, cache=tmp_path / "cache", timeout_s=30)
+    assert curate(write_toml(tmp_path / "pacs.toml", settings), tmp_path / "out", SMALL).studies == 2
+    dropped = [(row.stage, row.reason) for row in Dataset.open(tmp_path / "out").dropped]
+    assert ("fetch", reason) in dropped
+
+
+def test_killed_in_the_middle_and_run_again_it_ends_in_the_same_bytes(chests: Server, tmp_path: Path) -> None:
+    whole = PacsSettings(chests.url, cache=tmp_path / "cache", timeout_s=30)
+    curate(write_toml(tmp_path / "whole.toml", whole), tmp_path / "whole", SMALL)
+    killed = write_toml(tmp_path / "killed.toml", replace(whole, cache=tmp_path / "other"))
+    # The third study hangs, so that the end comes while it is fetched.
+    chests.faults["series/1.2.3.3.1"] = chests.faults["series/1.2.3.2.1"] = "silence"
+    command = [sys.executable, "-c", SCRIPT, str(killed), str(tmp_path / "out")]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    while not any((tmp_path / "other").rglob("voxels/*/.fetching-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    chests.faults.clear()
+    # As if it had been killed between the note of a study and the forgetting, too.
+    listed = [entry for entry in pacs.list_studies(pacs.read_settings(killed)) if isinstance(entry, Study)]
+    curate(killed, tmp_path / "out", SMALL)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    pacs.fetch(listed[0], pacs.read_settings(killed))
+    assert not curate(killed, tmp_path / "out", SMALL).is_new
+    assert voxels_in(tmp_path / "other") == []
+
+
+def test_nothing_is_forgotten_that_did_not_come_from_a_server(export: Path) -> None:
+    for entry in dicom.read(export):
+        if isinstance(entry, Study):
+            pacs.forget(entry)
+    assert len(list(export.rglob("*.dcm"))) == 44

@@ -25,10 +25,10 @@ from medfinder.curation.deidentify.keys import Key, rekey, rekey_dropped
 from medfinder.curation.diagnoses import STORE, apply_diagnoses, open_store, settle_diagnoses, settlements_by_case
 from medfinder.curation.notes import Notes
 from medfinder.curation.pairing import doubt_shared_texts
-from medfinder.curation.pool import Progress, count_from, curate_all
+from medfinder.curation.pool import Progress, clear_cache, count_from, curate_all
+from medfinder.curation.readings import READINGS
 from medfinder.curation.recipe import is_done, write_recipe
 from medfinder.curation.report import choose_text
-from medfinder.curation.readings import READINGS
 from medfinder.curation.review import DECISIONS, read_decisions, settle
 from medfinder.curation.shared_texts import Told
 from medfinder.curation.split import split_patients
@@ -37,7 +37,7 @@ from medfinder.curation.study import CuratedStudy, CurationSettings, Job, clean_
 from medfinder.curation.translate import digest_text, translate_all
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.records import Case, Doubt, Dropped, Split, Study
-from medfinder.sources import find_reader, find_source
+from medfinder.sources import find_reader, find_source, pacs
 from medfinder.sources.files import relative_name
 
 __all__ = ["CurationSettings", "Summary", "curate"]
@@ -113,26 +113,32 @@ def curate(
     if folder.is_dataset(source):
         raise ConfigError(f"{source} is a dataset already; give the raw examinations that it was made of")
     kind = find_source(source) if source_kind == "auto" else source_kind
-    read = find_reader(kind)
+    server = pacs.read_settings(source) if kind == "pacs" else None
     remarks: list[str] = []
     if kind in _WITHOUT_REPORTS and table is None and settings.require_report:
         settings = replace(settings, require_report=False)
         remarks.append("no report table given: studies are kept without a report, to be found by their CT alone")
     _refuse_overlap(source, out, links, key)
-    entries = _pseudonymise(list(read(source, table=table)), settings, key)
+    # What a server holds is listed by its headers; voxels are fetched study by study, while they are curated.
+    found = pacs.list_studies(server, table=table) if server else find_reader(kind)(source, table=table)
+    entries = _pseudonymise(list(found), settings, key)
     if links is not None:
         _write_links(links, source, entries)
     ids = {entry.study_id for entry in entries}
     recipe = write_recipe(kind, source, table, settings, study_ids=ids, key=key)
     with folder.disk_errors_told(out):
         if is_done(out, recipe, ids):
+            _clear_cache(entries, server)
             description, is_new = _take_up_decisions(out)
             return _summarise(description, is_new, 0, remarks)
         notes = Notes.begin(out, recipe)
         studies, refused = _tell_apart(entries)
-        todo = [study for study in studies if not notes.has(study.study_id)]
-        jobs = _translate(todo, settings, out, progress)
-        tell = count_from(len(studies) - len(todo), len(studies), progress)
+        done = [study for study in studies if notes.has(study.study_id)]
+        _clear_cache(done, server)
+        known = {study.study_id for study in done}
+        todo = [study for study in studies if study.study_id not in known]
+        jobs = [replace(job, server=server) for job in _translate(todo, settings, out, progress)]
+        tell = count_from(len(done), len(studies), progress)
         if cluster is None:
             curate_all(jobs, out, settings, notes, workers, tell)
         else:
@@ -140,7 +146,14 @@ def curate(
 
             curate_on_ray(jobs, out, settings, notes, cluster, tell)
         description = _finish(out, recipe, settings, [notes.read(study.study_id) for study in studies], refused)
-    return _summarise(description, True, len(studies) - len(todo), remarks)
+    return _summarise(description, True, len(done), remarks)
+
+
+def _clear_cache(entries: Sequence[Study | Dropped], server: pacs.PacsSettings | None) -> None:
+    """Forget what a run that was killed had fetched and curated, and not yet forgotten."""
+    for entry in entries:
+        if isinstance(entry, Study):
+            clear_cache(Job(entry, server=server))
 
 
 def _pseudonymise(

@@ -12,6 +12,7 @@ from pathlib import Path
 from medfinder.curation.notes import Notes
 from medfinder.curation.study import CuratedStudy, CurationSettings, Job, curate_study
 from medfinder.records import Dropped
+from medfinder.sources.pacs import forget
 from medfinder.workers import open_pool
 
 # Called with the number of studies done and of all.
@@ -62,8 +63,15 @@ def curate_all(
 
 
 def curate_one(job: Job, out: Path, settings: CurationSettings, notes: Notes) -> None:
-    """Curate one study and note what became of it."""
+    """Curate one study and note what became of it; only then is what was fetched for it forgotten."""
     notes.write(curate_study(job, out, settings))
+    clear_cache(job)
+
+
+def clear_cache(job: Job) -> None:
+    """Forget the voxels of a study that is noted, unless they are to be kept."""
+    if job.server is not None and not job.server.keep:
+        forget(job.study)
 
 
 def note_ended(job: Job, notes: Notes) -> None:

@@ -17,6 +17,7 @@ from medfinder.curation import dataset as folder
 from medfinder.curation.dataset import Dataset
 from medfinder.curation.deidentify.keys import Key
 from medfinder.curation.study import CurationSettings
+from medfinder.curation.translate import TranslationSettings
 from medfinder.errors import ConfigError
 from medfinder.sources.files import fingerprint, relative_name, walk_files
 
@@ -30,11 +31,14 @@ _WORDS = {
     "source_digest": "input",
     "table_digest": "report table",
     "rules_digest": "rules and word lists",
+    "translations_digest": "translations or weights",
     "key_check": "key",
 }
 # What may change between two runs of one command: the source grows, the program is renewed. The dataset is made again
 # in its place. Other settings are another command.
-RENEWABLE = frozenset({"input", "report table", "rules and word lists", "medfinder version", "format"})
+RENEWABLE = frozenset(
+    {"input", "report table", "rules and word lists", "translations or weights", "medfinder version", "format"}
+)
 
 
 def write_recipe(
@@ -60,6 +64,7 @@ def write_recipe(
         "table_digest": hashlib.sha256(table.read_bytes()).hexdigest() if table else None,
         "key_check": Key.read(key).check if key else None,
         "rules_digest": _digest_rules(),
+        "translations_digest": _digest_translator(settings.translation),
         "settings": asdict(settings),
     }
     plain: dict[str, Any] = json.loads(json.dumps(recipe, default=_name_of))
@@ -79,10 +84,24 @@ def _digest_rules() -> str:
     return whole.hexdigest()
 
 
+def _digest_translator(settings: TranslationSettings) -> str | None:
+    """Digest the file or folder that an engine translates from: of a path the settings keep no more than its name."""
+    if settings.path is None or settings.engine == "none":
+        return None
+    if not settings.path.exists():
+        raise ConfigError(f"{settings.path} cannot be read: expected what engine {settings.engine} translates by")
+    return _digest_files(settings.path)
+
+
 def _digest_source(kind: str, source: Path, study_ids: Collection[str]) -> str:
-    """Digest names, sizes, beginnings and ends of all files; of lists, every byte; of a server, its studies."""
+    """Digest the files of a source; of a server, its studies."""
     if kind == "pacs":
         return hashlib.sha256("\0".join(sorted(study_ids)).encode()).hexdigest()
+    return _digest_files(source)
+
+
+def _digest_files(source: Path) -> str:
+    """Digest names, sizes, beginnings and ends of all files; of lists, every byte."""
     whole = hashlib.sha256()
     for file in walk_files(source):
         try:

@@ -64,20 +64,43 @@ _MARKUP = re.compile(r"</?(?:html|body|p|br|div|span|b|i|u|font|strong|em|table|
 
 
 def plain_text(text: str) -> str:
-    """Take HTML marks out of a text that has them; what ends a block ends a line.
+    r"""Take RTF or HTML marks out of a text that has them; what ends a block ends a line.
+
+    RTF that cannot be converted comes back as it is, for `find_report_fault` to refuse.
 
     Example:
+        >>> plain_text(r"{\rtf1\ansi\b T\'f3rax.\b0\par Sin derrame.}")
+        'Tórax.\nSin derrame.'
         >>> plain_text("<p>Derrame pleural &lt; 3 cm.</p><p>Sin n&oacute;dulos.</p>")
-        'Derrame pleural < 3 cm.\\n\\nSin nódulos.'
+        'Derrame pleural < 3 cm.\n\nSin nódulos.'
         >>> plain_text("ganglios < 10 mm y > 3 mm")
         'ganglios < 10 mm y > 3 mm'
     """
+    if _is_rtf(text):
+        return _text_of_rtf(text)
     if not _MARKUP.search(text):
         return text
     reader = _TextOfHtml()
     reader.feed(text)
     reader.close()
     return tidy("".join(reader.pieces))
+
+
+def _is_rtf(text: str) -> bool:
+    return text.lstrip().startswith("{\\rtf")
+
+
+def _text_of_rtf(text: str) -> str:
+    from striprtf.striprtf import rtf_to_text
+
+    try:
+        plain = rtf_to_text(text, errors="replace")
+    except (ValueError, TypeError, LookupError, OverflowError):  # Its own way to say that control words are damaged.
+        return text
+    # Letters beyond the first plane come as two halves.
+    whole = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    # Cells of a table, hyphens that only show at a line's end, and those that never end one.
+    return tidy(whole.translate({ord("|"): "\n", 0xAD: None, 0x2011: "-"}))
 
 
 class _TextOfHtml(HTMLParser):
@@ -141,8 +164,8 @@ def find_report_fault(text: str, *, is_required: bool, min_words: int, max_chars
     """
     if not text:
         return ("no report", "the source has no report for this study, expected one") if is_required else None
-    if text.lstrip().startswith("{\\rtf"):
-        return "markup", "the report is RTF, expected plain text or HTML; export it as plain text"
+    if _is_rtf(text):
+        return "markup", "the report is RTF and cannot be converted; export it as plain text"
     if len(text) > max_chars:
         return (
             "report too long",

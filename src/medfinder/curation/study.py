@@ -29,7 +29,8 @@ from medfinder.curation.translate import Translation, TranslationSettings
 from medfinder.curation.translation_audit import audit_translation
 from medfinder.errors import ConfigError, DatasetError, MissingExtraError, VolumeError
 from medfinder.records import Case, Doubt, Dropped, Finding, Series, Study
-from medfinder.volume import Grid, Volume, read_volume, standardise, write_nifti
+from medfinder.sources.pacs import PacsSettings, fetch_series
+from medfinder.volume import Grid, Volume, read_and_standardise, standardise, write_nifti
 
 # Sources whose studies hold whatever the scanner and its desk made; in the others somebody has chosen already.
 _RAW_SOURCES = ("dicom", "bimcv", "pacs")
@@ -89,10 +90,16 @@ class CurationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One study to be curated, with the English that an engine made of its report."""
+    """One study to be curated.
+
+    Attributes:
+        translation: the English that an engine made of its report.
+        server: where its series are fetched from when they are looked at; None where they lie on disk.
+    """
 
     study: Study
     translation: Translation | None = None
+    server: PacsSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -116,11 +123,14 @@ class CuratedStudy:
 def curate_study(job: Job, out: Path, settings: CurationSettings) -> CuratedStudy:
     """Curate one study: judge its report, choose among its series, judge and standardise them, write the volumes.
 
+    Of a server's series those alone are fetched that are looked at.
+
     Args:
         out: dataset folder; its ``volumes`` folder exists.
 
     Raises:
-        DatasetError: a volume cannot be written (no space, no permission): no other study could be either.
+        DatasetError: a volume cannot be written (no space, no permission), or the server is gone: no other study could
+            be curated either.
     """
     study = job.study
     try:
@@ -135,7 +145,7 @@ def curate_study(job: Job, out: Path, settings: CurationSettings) -> CuratedStud
     if not study.series:
         detail = "the study has no series, expected at least one"
         return CuratedStudy(study.study_id, dropped=(_drop(study, "", "read", "no series", detail),))
-    reading = _Reading(study, settings)
+    reading = _Reading(job, settings)
     candidates = _choose(study, settings, reading)
     cases = [_keep(study, one.series, told, reading.judged[one.series.series_id], out) for one in _chosen(candidates)]
     rows = tuple(
@@ -263,8 +273,8 @@ class _Reading:
         refused: stage, reason and detail of what did not.
     """
 
-    def __init__(self, study: Study, settings: CurationSettings) -> None:
-        self.study, self.settings = study, settings
+    def __init__(self, job: Job, settings: CurationSettings) -> None:
+        self.study, self.server, self.settings = job.study, job.server, settings
         self.judged: dict[str, _Judged] = {}
         self.refused: dict[str, tuple[str, str, str]] = {}
 
@@ -278,8 +288,13 @@ class _Reading:
         return outcome[1:]
 
     def _judge(self, series: Series) -> _Judged | tuple[str, str, str]:
+        if self.server is not None and (lost := fetch_series(series, self.server)) is not None:
+            return "fetch", *lost
+        grid = self.settings.grid
         try:
-            volume = read_volume(series.path, series_instance_uid=series.series_instance_uid, rescale=series.rescale)
+            volume, put_on_grid = read_and_standardise(
+                series.path, grid, series_instance_uid=series.series_instance_uid, rescale=series.rescale
+            )
             quality = self._assess(volume, series)
             fault = quality.fault or self._refuse_region(quality)
             if fault is not None or quality.anatomy is None:
@@ -288,7 +303,8 @@ class _Reading:
             if turned is not None and len(self.study.series) > 1:
                 return "quality", turned.reason, turned.detail
             shown = self._weigh(look_of(quality.region, quality.anatomy), quality.doubts)
-            standard = standardise(denoise(quality.volume, self.settings.denoise), self.settings.grid)
+            clean = denoise(quality.volume, self.settings.denoise)
+            standard = put_on_grid() if clean is volume else standardise(clean, grid)
         except VolumeError as error:
             return "read", error.reason, str(error)
         except MemoryError:

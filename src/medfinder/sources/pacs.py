@@ -4,7 +4,8 @@ In: the address of the server, ``http://HOST/dicom-web``, or a TOML file with th
 keep it (``PacsSettings``). User and password come from the environment or a file, never from the command line. Out: the
 studies that ``medfinder.sources.dicom`` would yield of an export of the same studies, with the same ids. First the
 headers of all series are fetched, so that what is no CT volume is set aside before a voxel crosses the wire; then each
-series, whole or not at all, into a cache that a second run goes on with. Set aside: a study that the server refuses,
+series, whole or not at all, into a cache that a second run goes on with; curation fetches a series when it looks at it and
+forgets it with its study, so that more can be curated than the disk holds. Set aside: a study that the server refuses,
 loses or sends by half. Refused: an address that does not answer, wrong credentials, a full cache.
 """
 
@@ -15,7 +16,7 @@ import re
 import shutil
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -53,7 +54,8 @@ class PacsSettings:
         cache: folder for what is fetched; it holds patients' data. None: one for each server in the user's cache.
         credentials: a file with the user on the first line and the password on the second; without it the environment
             (``MEDFINDER_PACS_USER``, ``MEDFINDER_PACS_PASSWORD``) is asked.
-        max_gb: the cache may grow to about this; the study that crosses the line is still fetched.
+        max_gb: the voxels in the cache may grow to about this; the series that crosses the line is still fetched.
+        keep: do not forget a study's voxels once it is curated: for curating again with other settings.
         timeout_s: without a byte from the server; ours, long enough for a busy archive to mount a study.
         attempts: for an answer that says "later" (408, 429, 503, 504).
     """
@@ -66,6 +68,7 @@ class PacsSettings:
     cache: Path | None = None
     credentials: Path | None = None
     max_gb: float = 50.0
+    keep: bool = False
     timeout_s: float = 60.0
     attempts: int = 3
 
@@ -172,25 +175,43 @@ def fetch(study: Study, settings: PacsSettings) -> Study | Dropped:
     Raises:
         DatasetError: the server is gone, or the cache is full; what was fetched is kept.
     """
-    missing = [series for series in study.series if not series.path.is_dir()]
-    if not missing:
-        return study
-    _refuse_full(settings)
-    headers = settings.headers / study.study_id
-    server = _Server(settings)
-    for series in missing:
-        try:
-            expected = [head for head in _read_headers(headers) if head.SeriesInstanceUID == series.series_instance_uid]
-            server.fetch_series(str(expected[0].StudyInstanceUID), series, len(expected))
-        except _StudyRefusedError as error:
-            return Dropped(study.study_id, series.series_id, "pacs", "fetch", error.reason, str(error))
+    for series in study.series:
+        fault = fetch_series(series, settings)
+        if fault is not None:
+            return Dropped(study.study_id, series.series_id, "pacs", "fetch", *fault)
     return study
+
+
+def fetch_series(series: Series, settings: PacsSettings) -> tuple[str, str] | None:
+    """Fetch a series that `list_studies` told of, unless it is there.
+
+    Returns:
+        None once it is there; else why it cannot be had: reason and detail.
+
+    Raises:
+        DatasetError: as ``fetch``.
+    """
+    if series.path.is_dir():
+        return None
+    _refuse_full(settings)
+    # The ids of study and series may be pseudonyms by now; folders keep the names that the search gave them.
+    headers = settings.headers / series.path.parent.name
+    expected = [head for head in _read_headers(headers) if head.SeriesInstanceUID == series.series_instance_uid]
+    if not expected:
+        return "headers forgotten", "its headers have left the cache since the search: another one was run meanwhile"
+    try:
+        _Server(settings).fetch_series(str(expected[0].StudyInstanceUID), series, len(expected))
+    except _StudyRefusedError as error:
+        return error.reason, str(error)
+    return None
 
 
 def forget(study: Study) -> None:
     """Delete a study's voxels from the cache; its headers stay, so that it can be fetched again."""
-    for series in study.series:
-        shutil.rmtree(series.path, ignore_errors=True)
+    # What did not come from a server is no copy, and not ours to delete.
+    if study.source == "pacs":
+        for folder in {series.path.parent for series in study.series}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 # ----------------------------------------------------------------------------------------------------- the cache
@@ -251,13 +272,20 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_full(settings: PacsSettings) -> None:
-    voxels = settings.folder / "voxels"
-    held = sum(file.stat().st_size for file in voxels.rglob("*.dcm")) / 1e9 if voxels.is_dir() else 0.0
+    held = sum(_sizes(settings.folder / "voxels")) / 1e9
     if held >= settings.max_gb:
         raise DatasetError(
             f"the cache {settings.folder} holds {held:.1f} GB, the limit is {settings.max_gb:g}; "
             "what is there is kept: raise max_gb, or ask for less by since, until, patients or limit"
         )
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    """Yield the sizes of the files in a folder that other processes fill and empty meanwhile."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                yield (Path(place) / name).stat().st_size
 
 
 # ----------------------------------------------------------------------------------------------------- the server
