@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from medfinder.curation.dataset import CASE_SCHEMA, DROPPED_SCHEMA
+from medfinder.models.device import Device, start_fabric
 from medfinder.models.image_encoder import ImageEncoderSettings
-from medfinder.models.medfinder import ModelSettings
+from medfinder.models.medfinder import ModelSettings, ObjectiveSettings
 from medfinder.models.text_head import TextHeadSettings
-from medfinder.models.train import TrainSettings
+from medfinder.models.train import OptimizerSettings, Task, TrainSettings, prepare
 from medfinder.volume import Grid
 
 TINY_GRID = Grid(spacing_mm=(20.0, 20.0, 20.0), shape=(16, 16, 16))
@@ -38,9 +39,13 @@ class WordEncoder:
     name = "minilm"
     sha256 = "0" * 64
     width = 12
+    pooled_width = 12
 
     def encode(self, sentences: Sequence[str]) -> list[np.ndarray]:
         return [np.stack([self._word(word) for word in ["^", *sentence.split()]]) for sentence in sentences]
+
+    def pool(self, pieces: Sequence[str]) -> np.ndarray:
+        return np.stack([tokens.astype(np.float32).mean(0) for tokens in self.encode(pieces)])
 
     def _word(self, word: str) -> np.ndarray:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
@@ -55,15 +60,28 @@ def words() -> WordEncoder:
 @pytest.fixture
 def tiny() -> TrainSettings:
     """Settings of a model with a few thousand weights and no augmentation."""
+    return tiny_settings()
+
+
+def tiny_settings() -> TrainSettings:
+    """Make the settings of ``tiny``."""
     model = ModelSettings(
         image=ImageEncoderSettings(channels=(8, 16), blocks=(1, 1), queries=2, heads=2),
         text=TextHeadSettings(width=16, queries=2),
         width=16,
     )
     return TrainSettings(
-        model=model, grid=TINY_GRID, epochs=3, batch=8, extra_texts=8, label_cases=1, shift_voxels=0, gain=0.0,
-        offset_hu=0.0, noise_hu=0.0, whole_report=1.0, learning_rate=3e-3, threads=1,
-    )  # fmt: skip
+        model=model,
+        objective=ObjectiveSettings(
+            extra_texts=8, shift_voxels=0, gain=0.0, offset_hu=0.0, noise_hu=0.0, whole_report=1.0
+        ),
+        optimizer=OptimizerSettings(learning_rate=3e-3),
+        grid=TINY_GRID,
+        epochs=3,
+        batch=8,
+        label_cases=1,
+        device=Device(threads=1),
+    )
 
 
 def volume(place: int) -> np.ndarray:
@@ -107,6 +125,14 @@ def write_dataset(path: Path, *, train: int = 8, val: int = 8, grid: Grid = TINY
     provenance = {"kind": "medfinder dataset", "settings": {"grid": asdict(grid)}}
     (path / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
     return path
+
+
+def ready(dataset: Path, out: Path, settings: TrainSettings, words: WordEncoder) -> Task:
+    """All that a run on a dataset works on."""
+    fabric = start_fabric(settings.device, batch=settings.batch)
+    task = prepare(dataset, out, settings, masks=None, start=None, resume=False, text_encoder=words, fabric=fabric)
+    assert isinstance(task, Task)
+    return task
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from medfinder.errors import CheckpointError, VolumeError
 from medfinder.models import checkpoint as checkpoints
 from medfinder.models.checkpoint import CheckpointConfig, load_model, read_config, save_checkpoint, write_weights
-from medfinder.models.train import TrainSettings, build_model
+from medfinder.models.methods import as_module, build_network
+from medfinder.models.train import TrainSettings
 
 from .conftest import WordEncoder, volume
 
@@ -21,12 +22,12 @@ from .conftest import WordEncoder, volume
 @pytest.fixture
 def saved(tmp_path: Path, tiny: TrainSettings, words: WordEncoder) -> Path:
     labels = ("mass", "mass | left")
-    model = build_model(tiny, grid=tiny.grid, labels=labels, token_width=words.width)
+    network = build_network("medfinder", tiny.model, grid=tiny.grid, labels=labels, text_width=words.width)
     config = CheckpointConfig(
         name="tiny", model=tiny.model, grid=tiny.grid, labels=labels, text_encoder_sha256=words.sha256,
         token_width=words.width, is_synthetic=True,
     )  # fmt: skip
-    save_checkpoint(tmp_path / "saved", config, model.state_dict(), provenance={"best": {"epoch": 1}})
+    save_checkpoint(tmp_path / "saved", config, as_module(network).state_dict(), provenance={"best": {"epoch": 1}})
     return tmp_path / "saved"
 
 

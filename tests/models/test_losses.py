@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from medfinder.models.examples import group_numbers
 from medfinder.models.labels import choose_labels, draw_query, label_targets, labels_of
 from medfinder.models.losses import contrastive_loss, label_loss, region_loss
-from medfinder.models.train import _groups
 from medfinder.records import Case, Finding
 
 
@@ -77,5 +77,5 @@ def make_case(study: str, report: str) -> Case:
 
 
 def test_cases_of_one_study_or_one_report_share_a_group() -> None:
-    groups = _groups([make_case("s1", "a"), make_case("s2", "b"), make_case("s1", "c"), make_case("s3", "b")])
+    groups = group_numbers([make_case("s1", "a"), make_case("s2", "b"), make_case("s1", "c"), make_case("s3", "b")])
     assert groups[0] == groups[2] != groups[1] == groups[3]

@@ -10,14 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medfinder.curation.dataset import Dataset
 from medfinder.errors import ConfigError
-from medfinder.models import train as training
 from medfinder.models.checkpoint import digest_of, load_model
-from medfinder.models.train import TrainSettings, build_train_settings, recall, train
+from medfinder.models.device import start_fabric
+from medfinder.models.examples import Order
+from medfinder.models.learner import Batch
+from medfinder.models.methods import as_module
+from medfinder.models.step import compute_gradients
+from medfinder.models.train import OptimizerSettings, TrainSettings, build_train_settings, recall, train
 from medfinder.volume import Grid
 
-from .conftest import PLACES, WordEncoder, volume, write_dataset
+from .conftest import PLACES, WordEncoder, ready, volume, write_dataset
 
 
 def test_eight_pairs_can_be_memorised(dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder) -> None:
@@ -105,50 +108,37 @@ def test_a_batch_larger_than_the_dataset_is_refused(
 def test_a_loss_that_is_not_finite_stops_the_run(
     dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
 ) -> None:
-    with pytest.raises(ConfigError, match="lower learning_rate"):
-        train(dataset, tmp_path / "out", replace(tiny, learning_rate=1e30), text_encoder=words)
+    with pytest.raises(ConfigError, match="lower optimizer"):
+        train(
+            dataset,
+            tmp_path / "out",
+            replace(tiny, optimizer=OptimizerSettings(learning_rate=1e30)),
+            text_encoder=words,
+        )
 
 
 def test_training_moves_image_encoder_text_head_and_temperature_but_not_the_text_encoder(
     tmp_path: Path, tiny: TrainSettings, words: WordEncoder
 ) -> None:
-    dataset = write_dataset(tmp_path / "more", train=24)
-    read = training.read_examples(Dataset.open(dataset), tiny, words, tmp_path / "cache")
-    labels = ("mass | left", "mass | right")
-    model = training.build_model(tiny, grid=tiny.grid, labels=labels, token_width=words.width)
-    step = next(training._steps(read[0], tiny, 0, 1))
-    terms = training._loss(model, step, read[0], read[2], torch.zeros(24, 2), tiny)
-    terms["loss"].backward()
-    without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    task = ready(write_dataset(tmp_path / "more", train=24), tmp_path / "out", tiny, words)
+    network = as_module(task.network)
+    reading = next(Order(24, 8, seed=0).read(task.train_set, 0, 1))
+    batch = Batch(0, reading.cases, task.train_set, task.table, 0)
+    compute_gradients(task.learner, torch.from_numpy(reading.hu), batch, start_fabric(tiny.device, batch=8))
+    without = [name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert without == []
     # The frozen encoder hands over plain arrays: nothing of it can be reached by a gradient.
-    assert not any(name.startswith("text_encoder") for name in model.state_dict())
+    assert not any(name.startswith("text_encoder") for name in network.state_dict())
 
 
 def test_the_frozen_vectors_are_made_once(
     dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = Dataset.open(dataset)
-    first = training.read_examples(data, tiny, words, tmp_path / "cache")[2]
+    first = ready(dataset, tmp_path / "out", tiny, words).table
     monkeypatch.setattr(words, "encode", lambda _: pytest.fail("embedded again"))
-    again = training.read_examples(data, tiny, words, tmp_path / "cache")[2]
+    again = ready(dataset, tmp_path / "out", tiny, words).table
     assert first.number == again.number
-    assert all((a == b).all() for a, b in zip(first.tokens, again.tokens, strict=True))
-
-
-def test_a_volume_is_never_flipped(tiny: TrainSettings) -> None:
-    hu = torch.zeros(1, 16, 16, 16)
-    hu[:, :4] = 500.0
-    strong = replace(tiny, gain=0.1, offset_hu=50.0, noise_hu=50.0)
-    for seed in range(20):
-        changed = training._augmented(hu, strong, np.random.default_rng(seed))
-        assert changed[0, :4].mean() > changed[0, 12:].mean() + 200
-
-
-def test_a_shift_moves_a_volume_and_lets_air_in() -> None:
-    hu = np.arange(8, dtype=np.int16).reshape(2, 2, 2)
-    moved = training._shifted(hu, (1, 0, -1))
-    assert moved.tolist() == [[[-1024, -1024], [-1024, -1024]], [[1, -1024], [3, -1024]]]
+    assert all((a == b).all() for a, b in zip(first.vectors, again.vectors, strict=True))
 
 
 def test_recall_counts_a_tie_against_us() -> None:
@@ -169,7 +159,7 @@ def test_training_goes_on_from_a_checkpoint_with_its_weights_and_labels(
 ) -> None:
     train(dataset, tmp_path / "first", replace(tiny, epochs=40), text_encoder=words)
     other = write_dataset(tmp_path / "other", train=24)
-    still = replace(tiny, epochs=1, learning_rate=1e-9, weight_decay=0.0)
+    still = replace(tiny, epochs=1, optimizer=OptimizerSettings(learning_rate=1e-9, weight_decay=0.0))
     train(other, tmp_path / "second", still, start=tmp_path / "first", text_encoder=words)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     learnt = [key for key in first if "running" not in key and "num_batches" not in key]

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from medfinder.config import build_settings
 from medfinder.errors import CheckpointError, ConfigError
-from medfinder.models.medfinder import MedFinder, MedFinderEncoder, ModelSettings
+from medfinder.models.methods import as_module, build_network, read_model_settings
 from medfinder.models.protocol import DualEncoder
 from medfinder.models.text_encoders import TextEncoder, load_text_encoder
+from medfinder.models.trained import TrainedEncoder
 from medfinder.volume import Grid
 
 WEIGHTS, CONFIG, PROVENANCE, CARD = "model.safetensors", "config.json", "provenance.json", "README.md"
@@ -36,19 +37,22 @@ class CheckpointConfig:
 
     Attributes:
         name: short, for people.
+        model: settings of the method's network.
         labels: findings that the label scores stand for.
         text_encoder_sha256: of the frozen encoder's weights that the model was trained with.
-        token_width: length of its token vectors.
+        token_width: length of its vectors.
         is_synthetic: trained on synthetic cases only.
+        method: key of ``METHODS``.
     """
 
     name: str
-    model: ModelSettings
+    model: Any
     grid: Grid
     labels: tuple[str, ...]
     text_encoder_sha256: str
     token_width: int
     is_synthetic: bool
+    method: str = "medfinder"
     kind: str = KIND
     format: int = FORMAT
 
@@ -59,7 +63,7 @@ def save_checkpoint(
     """Write a checkpoint folder; each file appears whole or not at all.
 
     Args:
-        weights: ``state_dict`` of the ``MedFinder``.
+        weights: ``state_dict`` of the network.
         provenance: settings, code version, digest of the dataset, figures.
     """
     path.mkdir(parents=True, exist_ok=True)
@@ -113,7 +117,10 @@ def read_config(path: Path) -> CheckpointConfig:
     if not isinstance(values, dict) or (values.get("kind"), values.get("format")) != (KIND, FORMAT):
         raise CheckpointError(f"{path / CONFIG} is not the configuration of a {KIND} of format {FORMAT}")
     try:
-        return build_settings(CheckpointConfig, values, where=CONFIG)
+        config = build_settings(CheckpointConfig, values, where=CONFIG)
+        return dataclasses.replace(
+            config, model=read_model_settings(config.method, config.model, where=f"{CONFIG}.model")
+        )
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -132,8 +139,10 @@ def load_model(path: Path | str | None = None, *, text_encoder: TextEncoder | No
     if path is None and not (folder / WEIGHTS).is_file():
         raise CheckpointError("this copy of medfinder ships no checkpoint; train one: medfinder train DATASET OUT")
     config = read_config(folder)
-    model = MedFinder(config.model, grid=config.grid, labels=config.labels, token_width=config.token_width)
-    put_weights(model, read_weights(folder / WEIGHTS), where=str(folder / WEIGHTS))
+    network = build_network(
+        config.method, config.model, grid=config.grid, labels=config.labels, text_width=config.token_width
+    )
+    put_weights(as_module(network), read_weights(folder / WEIGHTS), where=str(folder / WEIGHTS))
     encoder = (
         load_text_encoder(config.model.text_encoder, _own_encoder(folder)) if text_encoder is None else text_encoder
     )
@@ -142,8 +151,13 @@ def load_model(path: Path | str | None = None, *, text_encoder: TextEncoder | No
             f"{folder} was trained with text encoder {config.model.text_encoder} of sha256 "
             f"{config.text_encoder_sha256[:12]}..., found {encoder.sha256[:12]}...; give the same weights"
         )
-    return MedFinderEncoder(
-        model, encoder, name=config.name, digest=digest_of(folder), is_synthetic=config.is_synthetic
+    return TrainedEncoder(
+        network,
+        encoder,
+        grid=config.grid,
+        name=config.name,
+        digest=digest_of(folder),
+        is_synthetic=config.is_synthetic,
     )
 
 
@@ -167,6 +181,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path / PROVENANCE} cannot be read: {error}; fetch or train it again") from error
     return {
         "name": config.name,
+        "method": config.method,
         "digest": digest_of(path),
         "is_synthetic": config.is_synthetic,
         "weights": sum(tensor.numel() for tensor in weights.values()),

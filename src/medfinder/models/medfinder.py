@@ -1,12 +1,12 @@
-"""The dual encoder: a 3-D image encoder and a trained head on a frozen text encoder, meeting in one space.
+"""Our dual encoder: a 3-D image encoder and a trained head on a frozen text encoder, meeting in one space.
 
-In: standardised HU volumes, English texts. Out: unit vectors; nearer means more alike. Refused: volumes of another
-shape than the model's grid.
+In: standardised HU volumes, English texts. Out: unit vectors; nearer means more alike. Its objective: a contrastive
+loss in both directions with a learned temperature, short queries made of findings, and the findings themselves, with
+where they lie if that is known.
 """
 
-import dataclasses
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medfinder.errors import VolumeError
+from medfinder.models import augment
+from medfinder.models.examples import Examples
 from medfinder.models.image_encoder import ImageEncoder, ImageEncoderSettings
+from medfinder.models.labels import label_targets, labels_of
+from medfinder.models.learner import Batch
+from medfinder.models.losses import contrastive_loss, label_loss, region_loss
 from medfinder.models.text_encoders import TextEncoder
 from medfinder.models.text_head import SentenceBatch, TextHead, TextHeadSettings, batch_sentences
 from medfinder.models.texts import sentences_of
@@ -23,9 +27,6 @@ from medfinder.volume import Grid
 
 # Scores are cosines times exp(log_scale). Bounds as in CLIP (Radford et al. 2021): at most 100.
 MAX_LOG_SCALE = math.log(100.0)
-
-# Frozen sentence vectors kept in memory: about 20 kB each.
-_SENTENCES_KEPT = 4096
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,40 @@ class ModelSettings:
     first_scale: float = 1 / 0.07
 
 
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What training makes small, and how volumes and texts are varied meanwhile.
+
+    Attributes:
+        extra_texts: reports of other cases that each image is told apart from, besides those of the batch.
+        label_weight: of the supervised term on the findings; 0 leaves it out.
+        query_weight: of the contrastive term with short queries made of the case's findings; 0 leaves it out.
+        region_weight: of the supervised term on where findings lie, if the dataset's masks are given.
+        whole_report: share of the steps' texts that are whole reports; the others are a run of their sentences.
+        shift_voxels: volumes are moved by up to so many voxels on each axis.
+        gain: volumes are multiplied by 1 +- this, spread evenly.
+        offset_hu: ... and moved by +- this.
+        noise_hu: standard deviation of added noise, at most.
+    """
+
+    extra_texts: int = 96
+    label_weight: float = 1.0
+    query_weight: float = 0.5
+    region_weight: float = 1.0
+    whole_report: float = 0.5
+    shift_voxels: int = 2
+    gain: float = 0.04
+    offset_hu: float = 15.0
+    noise_hu: float = 25.0
+
+
 class MedFinder(nn.Module):
     """The trained part: image encoder, text head, projections and temperature."""
 
     def __init__(self, settings: ModelSettings, *, grid: Grid, labels: Sequence[str], token_width: int) -> None:
         super().__init__()
         self.settings = settings
-        self.grid = grid
+        self.width = settings.width
         self.labels = tuple(labels)
         self.image = ImageEncoder(settings.image, shape=grid.shape, labels=len(labels))
         self.text = TextHead(settings.text, token_width=token_width)
@@ -61,12 +89,27 @@ class MedFinder(nn.Module):
         nn.init.constant_(self.text_labels.bias, -3.0)
         self.log_scale = nn.Parameter(torch.tensor(math.log(settings.first_scale)))
 
-    def embed_volumes(self, hu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map HU (n, x, y, z) to unit vectors (n, width) and the label scores of each volume and of each token."""
-        features, label_scores, token_scores = self.image(hu)
-        return functional.normalize(self.image_projection(features), dim=1), label_scores, token_scores
+    def cut(self, text: str) -> tuple[str, ...]:
+        """Cut a text into sentences."""
+        return sentences_of(text)
 
-    def embed_texts(self, batch: SentenceBatch) -> tuple[Tensor, Tensor]:
+    def freeze(self, encoder: TextEncoder, pieces: Sequence[str]) -> list[np.ndarray]:
+        """Give the frozen vectors of each sentence's tokens."""
+        return encoder.encode(pieces)
+
+    def embed_volumes(self, hu: Tensor) -> Tensor:
+        """Map HU (n, x, y, z) to unit vectors (n, width)."""
+        return self.project(self.image(hu)[0])
+
+    def embed_texts(self, texts: Sequence[Sequence[int]], vectors: Sequence[np.ndarray]) -> Tensor:
+        """Map texts, each the numbers of its sentences, to unit vectors (n, width)."""
+        return self.read_texts(batch_sentences(texts, vectors).to(self.log_scale.device))[0]
+
+    def project(self, features: Tensor) -> Tensor:
+        """Map the image encoder's features to unit vectors (n, width)."""
+        return functional.normalize(self.image_projection(features), dim=1)
+
+    def read_texts(self, batch: SentenceBatch) -> tuple[Tensor, Tensor]:
         """Map texts to unit vectors (n, width) and label scores (n, labels)."""
         features = self.text(batch)
         return functional.normalize(self.text_projection(features), dim=1), self.text_labels(features)
@@ -82,76 +125,75 @@ def _projection(features: int, hidden: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm1d(features), nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
-class MedFinderEncoder:
-    """A trained ``MedFinder`` with its frozen text encoder, as the rooms below use it; see ``DualEncoder``."""
+class MedFinderLearner:
+    """``MedFinder`` with its objective; see ``Learner``."""
 
-    def __init__(
-        self, model: MedFinder, text_encoder: TextEncoder, *, name: str, digest: str, is_synthetic: bool
-    ) -> None:
-        self.model = model.eval()
-        self.name = name
-        self.digest = digest
-        self.is_synthetic = is_synthetic
-        self.width = model.settings.width
-        self.grid = model.grid
-        self._text_encoder = text_encoder
-        # Reports share many sentences; the oldest give way first.
-        self._known: dict[str, np.ndarray] = {}
+    def __init__(self, network: MedFinder, settings: ObjectiveSettings) -> None:
+        self.network = network
+        self.settings = settings
 
-    def encode_volumes(self, hu: Sequence[np.ndarray]) -> np.ndarray:
-        """Embed volumes standardised on ``grid``; (n, width) float32, rows of length 1.
+    def views(self, hu: Tensor, rng: np.random.Generator) -> Tensor:
+        """Make one view (n, 1, x, y, z) of each volume: shifted, with another gain, offset and noise."""
+        chosen = self.settings
+        moved = augment.shift(hu, chosen.shift_voxels, rng)
+        scaled = augment.change_scale(moved, chosen.gain, chosen.offset_hu, rng)
+        return augment.add_noise(scaled, chosen.noise_hu, rng).unsqueeze(1)
 
-        Raises:
-            VolumeError: a volume has another shape than the grid.
-        """
-        for number, volume in enumerate(hu):
-            if volume.shape != self.grid.shape:
-                raise VolumeError(
-                    f"volume {number} of the batch has {_by(volume.shape)} voxels, the model expects "
-                    f"{_by(self.grid.shape)}; standardise it on the model's grid first",
-                    reason="wrong grid",
-                )
-        rows = []
-        with torch.inference_mode():
-            # One at a time: the vector of a volume must not depend on what else is in the batch.
-            for volume in hu:
-                batch = torch.from_numpy(np.array(volume[None], np.int16))
-                rows.append(self.model.embed_volumes(batch)[0].numpy())
-        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
-
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed whole reports or short queries; (n, width) float32, rows of length 1."""
-        return self._encode([sentences_of(text) for text in texts])
-
-    def encode_sentences(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed each text as one sentence; (n, width) float32, rows of length 1."""
-        return self._encode([(text,) for text in texts])
-
-    def _encode(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
-        rows = []
-        known = self._tokens_of({sentence for sentences in texts for sentence in sentences})
-        with torch.inference_mode():
-            for sentences in texts:
-                tokens = [known[sentence] for sentence in sentences]
-                batch = batch_sentences([range(len(sentences))], tokens)
-                rows.append(self.model.embed_texts(batch)[0].numpy())
-        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
-
-    def _tokens_of(self, sentences: Set[str]) -> dict[str, np.ndarray]:
-        """Encode the sentences that are new, all at once: several times faster than one by one."""
-        new = sorted(sentences - self._known.keys())
-        found = {sentence: self._known[sentence] for sentence in sentences & self._known.keys()}
-        found |= dict(zip(new, self._text_encoder.encode(new), strict=True)) if new else {}
-        self._known |= {sentence: found[sentence] for sentence in new}
-        for oldest in list(self._known)[: max(0, len(self._known) - _SENTENCES_KEPT)]:
-            del self._known[oldest]
+    def encode(self, views: Tensor) -> tuple[Tensor, ...]:
+        """Map views to features (n, features) and the label scores of each volume and of each of its tokens."""
+        found: tuple[Tensor, ...] = self.network.image(views.squeeze(1))
         return found
 
+    def terms(self, encoded: tuple[Tensor, ...], batch: Batch) -> Mapping[str, Tensor]:
+        """Compute the terms of the loss: contrastive, query, image_labels, text_labels, regions."""
+        features, image_labels, token_labels = encoded
+        examples, settings, network = batch.examples, self.settings, self.network
+        rng = batch.draws(3)
+        images = network.project(features)
+        own = batch.cases
+        others = rng.choice(len(examples), min(settings.extra_texts, len(examples)), replace=False)
+        others = others[~np.isin(examples.groups[others], examples.groups[own])]
+        asked = [examples.queries[c][int(rng.integers(len(examples.queries[c])))] for c in own if examples.queries[c]]
+        texts = [_view(examples.pieces[c], settings.whole_report, rng) for c in own]
+        texts += [examples.pieces[c] for c in others]
+        texts += [pieces for _, pieces in asked]
+        sentences = batch_sentences(texts, batch.table.vectors).to(features.device)
+        vectors, text_labels = network.read_texts(sentences)
+        views, rest, queries = torch.split(vectors, [len(own), len(others), len(asked)])
 
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(str(n) for n in shape)
+        scale = network.scale()
+        same = torch.from_numpy(examples.groups[own][:, None] == examples.groups[own]).to(features.device)
+        text_to_image = contrastive_loss(views @ images.T * scale, same)
+        beside = torch.zeros(len(own), len(others), dtype=torch.bool, device=features.device)
+        image_to_text = contrastive_loss(images @ torch.cat([views, rest]).T * scale, torch.cat([same, beside], 1))
+        terms = {"contrastive": (text_to_image + image_to_text) / 2}
+        if settings.query_weight and asked:
+            labels = [labels_of(examples.findings[c]) for c in own]
+            fits = torch.tensor([[query.fits(case) for case in labels] for query, _ in asked], device=features.device)
+            terms["query"] = settings.query_weight * contrastive_loss(queries @ images.T * scale, fits)
+        if settings.label_weight and network.labels:
+            terms["image_labels"] = settings.label_weight * label_loss(image_labels, self._targets(examples, own))
+            if len(others):
+                whole = text_labels[len(own) : len(own) + len(others)]
+                terms["text_labels"] = settings.label_weight * label_loss(whole, self._targets(examples, others)) / 2
+        if settings.region_weight and examples.regions is not None:
+            regions = torch.zeros_like(token_labels)
+            for row, case in enumerate(own):
+                pairs = torch.from_numpy(examples.regions[case].astype(np.int64))
+                # The volume was shifted by fewer voxels than half a token, so its tokens still fit.
+                regions[row, pairs[:, 0], pairs[:, 1]] = 1.0
+            terms["regions"] = settings.region_weight * region_loss(token_labels, regions)
+        return terms
+
+    def _targets(self, examples: Examples, cases: np.ndarray) -> Tensor:
+        found = label_targets([examples.findings[case] for case in cases], self.network.labels)
+        return torch.from_numpy(found).to(self.network.log_scale.device)
 
 
-def settings_as_dict(settings: ModelSettings) -> dict[str, object]:
-    """Plain values of the settings, for JSON."""
-    return dataclasses.asdict(settings)
+def _view(pieces: tuple[int, ...], whole_report: float, rng: np.random.Generator) -> tuple[int, ...]:
+    """Take the whole report or a contiguous run of its sentences (METHOD.md, text sampler)."""
+    if len(pieces) < 2 or rng.random() < whole_report:
+        return pieces
+    length = int(rng.integers(1, len(pieces)))
+    start = int(rng.integers(0, len(pieces) - length + 1))
+    return pieces[start : start + length]

@@ -42,6 +42,10 @@ class SentenceBatch:
     is_token: Tensor
     belongs: Tensor
 
+    def to(self, device: torch.device) -> "SentenceBatch":
+        """Give the same batch on another device."""
+        return SentenceBatch(self.tokens.to(device), self.is_token.to(device), self.belongs.to(device))
+
 
 def batch_sentences(texts: Sequence[Sequence[int]], tokens_of: Sequence[np.ndarray]) -> SentenceBatch:
     """Gather the distinct sentences of some texts and pad them to one length.

@@ -1,0 +1,85 @@
+"""Where a network is trained: device, numbers, processes, threads.
+
+In: settings. Out: Lightning Fabric, set up. Refused: a device that is not there, a batch that the processes cannot
+share evenly. Processes come from ``torchrun``, which tells them of one another.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from medfinder.errors import ConfigError, MissingExtraError
+
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how training computes.
+
+    Attributes:
+        kind: ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+        precision: ``"auto"``, ``"32"``, ``"bf16"`` or ``"16"``, of the heavy part. ``"auto"`` takes bf16 where the
+            processor multiplies matrices in it (CUDA from Ampere on, CPUs with AMX), else 32: elsewhere it is slower.
+        threads: that torch uses on a CPU; 0 leaves its own choice. Resuming gives the same bytes on the same number
+            only.
+    """
+
+    kind: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"unknown device {self.kind!r}; known: auto, cpu, cuda")
+        if self.precision not in ("auto", *PRECISIONS):
+            raise ConfigError(f"unknown precision {self.precision!r}; known: auto, {', '.join(PRECISIONS)}")
+
+
+def start_fabric(device: Device, *, batch: int) -> Any:
+    """Set Fabric up for this process; under torchrun it joins the others.
+
+    Raises:
+        ConfigError: CUDA is asked for and absent, 16 bits on a CPU, or the processes cannot share a batch evenly.
+        MissingExtraError: Lightning Fabric is not installed.
+    """
+    try:
+        from lightning_fabric import Fabric
+    except ImportError:
+        raise MissingExtraError("Lightning Fabric", "model") from None
+
+    kind = _kind(device)
+    if device.threads:
+        torch.set_num_threads(device.threads)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if batch % processes:
+        raise ConfigError(f"a batch of {batch} cannot be shared by {processes} processes; give a multiple")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator=kind,
+        devices=here,
+        num_nodes=processes // here,
+        strategy="ddp" if processes > 1 else "auto",
+        precision=PRECISIONS[_precision(device, kind)],
+    )
+    fabric.launch()
+    return fabric
+
+
+def _kind(device: Device) -> str:
+    has_gpu = torch.cuda.is_available()
+    if device.kind == "cuda" and not has_gpu:
+        raise ConfigError("device cuda is asked for, torch sees no GPU here; say device.kind = 'cpu', or 'auto'")
+    return "cuda" if has_gpu and device.kind != "cpu" else "cpu"
+
+
+def _precision(device: Device, kind: str) -> str:
+    if kind == "cpu" and device.precision == "16":
+        raise ConfigError("precision 16 needs a GPU; take bf16 or 32 on a CPU")
+    if device.precision != "auto":
+        return device.precision
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "16"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "32"

@@ -1,0 +1,87 @@
+"""A trained network with its frozen text encoder, as the rooms below use it.
+
+In: standardised HU volumes, English texts. Out: unit vectors. Refused: volumes of another shape than the model's grid.
+"""
+
+from collections.abc import Sequence, Set
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from medfinder.errors import VolumeError
+from medfinder.models.learner import Network
+from medfinder.models.text_encoders import TextEncoder
+from medfinder.volume import Grid
+
+# Frozen vectors of pieces kept in memory: about 20 kB each.
+_PIECES_KEPT = 4096
+
+
+class TrainedEncoder:
+    """A network of a checkpoint, ready to encode; see ``DualEncoder``."""
+
+    def __init__(
+        self, network: Network, text_encoder: TextEncoder, *, grid: Grid, name: str, digest: str, is_synthetic: bool
+    ) -> None:
+        cast(nn.Module, network).eval()
+        self.network = network
+        self.name = name
+        self.digest = digest
+        self.is_synthetic = is_synthetic
+        self.width = network.width
+        self.grid = grid
+        self._text_encoder = text_encoder
+        # Reports share many pieces; the oldest give way first.
+        self._known: dict[str, np.ndarray] = {}
+
+    def encode_volumes(self, hu: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed volumes standardised on ``grid``; (n, width) float32, rows of length 1.
+
+        Raises:
+            VolumeError: a volume has another shape than the grid.
+        """
+        for number, volume in enumerate(hu):
+            if volume.shape != self.grid.shape:
+                raise VolumeError(
+                    f"volume {number} of the batch has {_by(volume.shape)} voxels, the model expects "
+                    f"{_by(self.grid.shape)}; standardise it on the model's grid first",
+                    reason="wrong grid",
+                )
+        rows = []
+        with torch.inference_mode():
+            # One at a time: the vector of a volume must not depend on what else is in the batch.
+            for volume in hu:
+                rows.append(self.network.embed_volumes(torch.from_numpy(np.array(volume[None], np.int16))).numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed whole reports or short queries; (n, width) float32, rows of length 1."""
+        return self._encode([self.network.cut(text) for text in texts])
+
+    def encode_sentences(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed each text as one sentence; (n, width) float32, rows of length 1."""
+        return self._encode([(text,) for text in texts])
+
+    def _encode(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
+        rows = []
+        known = self._vectors_of({piece for pieces in texts for piece in pieces})
+        with torch.inference_mode():
+            for pieces in texts:
+                rows.append(self.network.embed_texts([range(len(pieces))], [known[piece] for piece in pieces]).numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+
+    def _vectors_of(self, pieces: Set[str]) -> dict[str, np.ndarray]:
+        """Freeze the pieces that are new, all at once: several times faster than one by one."""
+        new = sorted(pieces - self._known.keys())
+        found = {piece: self._known[piece] for piece in pieces & self._known.keys()}
+        found |= dict(zip(new, self.network.freeze(self._text_encoder, new), strict=True)) if new else {}
+        self._known |= {piece: found[piece] for piece in new}
+        for oldest in list(self._known)[: max(0, len(self._known) - _PIECES_KEPT)]:
+            del self._known[oldest]
+        return found
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(str(n) for n in shape)
