@@ -17,11 +17,12 @@ from medfinder.app.figures import (
     draw_card,
     draw_figures,
     draw_flow,
+    draw_histograms,
     draw_word_cloud,
 )
 from medfinder.app.montage import render_planes
 from medfinder.app.statistics_page import write_statistics
-from medfinder.app.svg import text_width
+from medfinder.app.svg import NO_BREAK, text_width, wrap
 from medfinder.curation.dataset import Dataset
 from medfinder.curation.statistics import describe_records
 from medfinder.errors import ConfigError
@@ -233,3 +234,17 @@ def test_nothing_is_written_into_the_dataset(dataset: Dataset) -> None:
         write_statistics(dataset, dataset.path / "statistics")
     assert not (dataset.path / "statistics").exists()
     assert pq.read_table(dataset.path / "cases.parquet").num_rows == 3
+
+
+def test_a_number_keeps_its_unit_and_a_lone_stop_begins_no_line() -> None:
+    assert wrap(f"cavity, lower lobe, 41{NO_BREAK}mm", 10, 132) == ["cavity, lower lobe,", f"41{NO_BREAK}mm"]
+    lines = wrap("sin derrame pleural . sin nodulos .", 10, text_width("sin derrame pleural", 10))
+    assert [line.replace(NO_BREAK, " ") for line in lines] == ["sin derrame", "pleural . sin", "nodulos ."]
+
+
+def test_every_bar_of_a_histogram_ends_below_the_topmost_line() -> None:
+    description = {"synthetic": 0, "cases": 187, "histograms": {"slices": [[50, 100, 187]]}}
+    figure = draw_histograms(description)
+    bars = [float(y) for y in re.findall(r'<rect x="[^"]+" y="([^"]+)"[^>]+fill="#0072b2"', figure)]
+    lines = [float(y) for y in re.findall(r'<path d="M\S+ ([^"L]+)L', figure)]
+    assert min(lines) < min(bars)

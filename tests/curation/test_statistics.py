@@ -126,7 +126,9 @@ def test_shared_texts_are_told_and_two_volumes_of_a_study_share_nothing() -> Non
     ("spacing", "bins"),
     [
         ([0.625, 1.25, 1.25, 2.0], [[0.5, 1.0, 1], [1.0, 1.5, 2], [1.5, 2.0, 0], [2.0, 2.5, 1]]),
-        ([1.0, 31.0], [[0.0, 2.0, 1], *([2.0 * n, 2.0 * n + 2, 0] for n in range(1, 15)), [30.0, 32.0, 1]]),
+        # Two cases bear twelve bins, a hundred bear twenty.
+        ([1.0, 31.0], [[0.0, 4.0, 1], *([4.0 * n, 4.0 * n + 4, 0] for n in range(1, 7)), [28.0, 32.0, 1]]),
+        ([1.0] * 99 + [31.0], [[0.0, 2.0, 99], *([2.0 * n, 2.0 * n + 2, 0] for n in range(1, 15)), [30.0, 32.0, 1]]),
     ],
 )
 def test_histograms_count_by_bin_and_widen_until_they_can_be_seen(

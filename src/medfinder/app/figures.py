@@ -22,6 +22,7 @@ from medfinder.app.svg import (
     INK,
     LINE,
     MUTED,
+    NO_BREAK,
     ORANGE,
     PAPER,
     PURPLE,
@@ -304,6 +305,9 @@ def draw_splits(description: Mapping[str, Any], *, top: int = 30) -> str:
     room, most, bottom = width - label - 50, max(max(rate.values()) for rate in rates), _TOP + 30 + row * len(rows)
     step = _round_step(100 * most)
     ticks = math.ceil(100 * most / step - 1e-9)
+    # Every other row has a ground, which leads the eye from a dot to its name.
+    for place in range(0, len(rows), 2):
+        board.box(24, _TOP + 30 + row * place, width - 48, row, fill=TINT, round_=4)
     for tick in range(ticks + 1):
         x = label + room * tick / ticks
         board.rule(x, _TOP + 26, x, bottom)
@@ -376,18 +380,20 @@ def draw_histograms(description: Mapping[str, Any]) -> str:
 def _draw_histogram(
     board: Board, x: float, y: float, width: float, height: float, name: str, bins: Sequence[Sequence[float]]
 ) -> None:
-    most = max(count for *_, count in bins)
-    step = max(1.0, _round_step(most))
+    highest = max(count for *_, count in bins)
+    step = max(1.0, _round_step(highest))
+    most = step * math.ceil(highest / step - 1e-9)
     board.text(x, y - 12, name[0].upper() + name[1:], bold=True)
-    for tick in range(int(most / step) + 1):
+    for tick in range(round(most / step) + 1):
         level = y + height - height * tick * step / most
         board.rule(x, level, x + width, level)
         board.text(x - 8, level + 4, f"{tick * step:g}", size=12, fill=MUTED, anchor="end")
-    # One bin alone would be a wall: bars are at most a fifth of the width.
+    # One bin alone would be a wall: bars are at most a fifth of the width, and few of them stand in the middle.
     bar = min(width / len(bins), width / 5)
+    first = x + (width - bar * len(bins)) / 2
     every = math.ceil(len(bins) / 6)
     for place, (low, high, count) in enumerate(bins):
-        left = x + place * bar
+        left = first + place * bar
         board.box(left + 1, y + height - height * count / most, bar - 2, height * count / most, fill=BLUE)
         if place % every == 0 and (place == 0 or len(bins) - place >= every):
             board.text(left, y + height + 18, f"{low:g}", size=12, fill=MUTED, anchor="middle")
@@ -429,7 +435,7 @@ def draw_card(case: Case, volume: Volume, *, attribution: str = "") -> str:
     panels = render_planes(volume, tile=_TILE)
     side = 24 + 3 * (_TILE + _GAP) + 24
     room = _CARD_WIDTH - side - 24
-    report = wrap(case.report or "No report comes with this CT.", 15, _CARD_WIDTH - 48, most=40)
+    report = wrap(case.report.replace(NO_BREAK, " ") or "No report comes with this CT.", 15, _CARD_WIDTH - 48, most=40)
     findings = _finding_lines(case, room)
     facts = _facts(case)
     upper = max(_TOP + 24 + 2 * _TILE + 14, _TOP + 30 + 22 * len(facts) + 46 + 22 * len(findings))
@@ -449,7 +455,8 @@ def draw_card(case: Case, volume: Volume, *, attribution: str = "") -> str:
 def _draw_lines(board: Board, x: float, y: float, title: str, lines: Sequence[str], *, size: int = 14) -> None:
     board.text(x, y, title, size=14, fill=MUTED, bold=True)
     for number, line in enumerate(lines):
-        board.text(x, y + 24 + 22 * number, line, size=size)
+        indent = len(line) - len(line.lstrip())
+        board.text(x + 4 * indent, y + 24 + 22 * number, line.lstrip(), size=size)
 
 
 def _draw_panels(board: Board, panels: Sequence[Panel]) -> None:
@@ -488,7 +495,7 @@ def _finding_lines(case: Case, room: float) -> list[str]:
     told: list[str] = []
     for finding in case.findings:
         if finding.status == "present":
-            size = None if finding.size_mm is None else f"{finding.size_mm:g} mm"
+            size = None if finding.size_mm is None else f"{finding.size_mm:g}{NO_BREAK}mm"
             parts = (finding.name, finding.grade, finding.laterality, finding.location, size)
             first, *rest = wrap(", ".join(str(part) for part in parts if part), 14, room - 16)
             told += [first, *(f"    {line}" for line in rest)]

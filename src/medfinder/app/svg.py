@@ -5,6 +5,7 @@ calls give the same bytes on every machine. Nothing is refused; words are escape
 above, for the widest of the fonts that a reader may have, so that what fits here fits everywhere.
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass, field
 from html import escape
@@ -14,11 +15,14 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#c24e00", "#00795b", "#5b3fa8"
 """After Okabe and Ito, who chose colours that the colour-blind tell apart; darkened until white words on them reach a
 contrast of 4.5 to 1."""
 
+NO_BREAK = "\u00a0"
+"""A space at which no line ends, e.g. between a number and its unit; drawn as any other."""
+
 _FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 # Widths in em of DejaVu Sans, rounded up to a tenth; all others are as wide as a digit.
 _WIDTHS = {
     0.3: "ijlIJ'",
-    0.4: "ft!(),-./:;[\\]| ",
+    0.4: f"ft!(),-./:;[\\]| {NO_BREAK}",
     0.5: 'r"*_`',
     0.6: "cksvxyzFL?",
     0.8: "DGHNOQU&",
@@ -45,6 +49,8 @@ def text_width(words: str, size: float, *, bold: bool = False) -> float:
 def wrap(words: str, size: float, width: float, *, most: int = 1000) -> list[str]:
     """Break words into lines that fit; what does not fit into the last one allowed is left out and marked.
 
+    A full stop or comma that stands alone, as in BIMCV's reports, begins no line.
+
     Example:
         >>> wrap("small left pleural effusion", 10, 90)
         ['small left', 'pleural effusion']
@@ -54,7 +60,7 @@ def wrap(words: str, size: float, width: float, *, most: int = 1000) -> list[str
     lines: list[str] = []
     for paragraph in words.split("\n"):
         line = ""
-        for word in paragraph.split():
+        for word in _BREAK.split(_LONE_STOP.sub(NO_BREAK, paragraph.strip())):
             longer = f"{line} {word}".strip()
             if line and text_width(longer, size) > width:
                 lines.append(line)
@@ -65,6 +71,10 @@ def wrap(words: str, size: float, width: float, *, most: int = 1000) -> list[str
     if len(lines) <= most:
         return lines
     return [*lines[: most - 1], shorten(f"{lines[most - 1]} ...", size, width)]
+
+
+_BREAK = re.compile(rf"[^\S{NO_BREAK}]+")
+_LONE_STOP = re.compile(r"\s+(?=[.,;:](?:\s|$))")
 
 
 def shorten(words: str, size: float, width: float) -> str:
@@ -111,7 +121,7 @@ class Board:
         bold: bool = False,
     ) -> None:
         """Write words on the line ``y``, which is their base; ``anchor`` is start, middle or end."""
-        shown = "".join(c for c in words if c.isprintable())
+        shown = "".join(c for c in words.replace(NO_BREAK, " ") if c.isprintable())
         weight = ' font-weight="700"' if bold else ""
         self.parts.append(
             f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{fill}" text-anchor="{anchor}"{weight}>'

@@ -5,6 +5,7 @@ that a folder does not have (held cases, candidates of series selection) count a
 ``medfinder.curation.dataset`` refuses, and a table that is damaged.
 """
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,6 +55,8 @@ _BIN_WIDTHS = {
     "quality score": 0.05,
 }
 _MOST_BINS = 30
+# A few cases in many bins are a comb: ours, twice the square root of their number, but no fewer than these.
+_FEWEST_BINS = 12
 
 
 @dataclass(frozen=True)
@@ -330,7 +333,8 @@ def _histogram(values: Sequence[float], width: float) -> list[list[float]]:
     """Count values by bin: low, high, count; the width doubles until the bins are few enough to be seen."""
     # The nudge keeps 0.3 / 0.05 = 5.999... in the bin that begins at 0.3.
     places = [int(value / width + 1e-9) for value in values]
-    while max(places) - min(places) >= _MOST_BINS:
+    most = min(_MOST_BINS, max(_FEWEST_BINS, math.isqrt(4 * len(values))))
+    while max(places) - min(places) >= most:
         places, width = [place // 2 for place in places], 2 * width
     counts = Counter(places)
     return [
