@@ -11,6 +11,7 @@ has a study behind it. Processor time does not depend on who else uses the machi
 """
 
 import argparse
+import multiprocessing
 import os
 import resource
 import statistics
@@ -61,6 +62,8 @@ def measure(work: Callable[[Callable[[], None]], None], workers: int) -> Measure
     start, before = time.perf_counter(), _processor_s()
     work(lambda: landed.append(time.perf_counter()))
     end = time.perf_counter()
+    for worker in multiprocessing.active_children():
+        worker.join()  # Its processor time is told once it has ended.
     spent = _processor_s() - before
     steady = (len(landed) - workers) / (landed[-1] - landed[workers - 1]) if len(landed) > workers else float("nan")
     peaks = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

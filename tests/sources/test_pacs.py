@@ -18,12 +18,14 @@ import numpy as np
 import pydicom
 import pytest
 
+from medfinder.curation import pool
 from medfinder.curation.curate import CurationSettings, curate
 from medfinder.curation.dataset import Dataset
 from medfinder.curation.quality import QualitySettings
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.records import Dropped, Study
 from medfinder.sources import dicom, find_source, pacs
+from medfinder.sources.files import hash_id
 from medfinder.sources.pacs import PacsSettings
 from medfinder.volume import Grid, read_volume
 
@@ -385,6 +387,7 @@ SMALL = CurationSettings(
 SCRIPT = """
 import sys
 from pathlib import Path
+from medfinder.curation import pool
 from medfinder.curation.curate import CurationSettings, curate
 from medfinder.curation.quality import QualitySettings
 from medfinder.volume import Grid
@@ -508,6 +511,42 @@ def test_killed_in_the_middle_and_run_again_it_ends_in_the_same_bytes(chests: Se
     pacs.fetch(listed[0], pacs.read_settings(killed))
     assert not curate(killed, tmp_path / "out", SMALL).is_new
     assert voxels_in(tmp_path / "other") == []
+
+
+@pytest.mark.parametrize("has_grown", [False, True])
+def test_a_run_that_was_stopped_goes_on_though_the_server_has_new_studies(
+    chests: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_grown: bool
+) -> None:
+    source = write_toml(tmp_path / "pacs.toml", PacsSettings(chests.url, cache=tmp_path / "cache", timeout_s=30))
+    new = [image for image in chests.images if image.StudyInstanceUID == "1.2.3.3"]
+    chests.images = [image for image in chests.images if image not in new]
+    real, done = pool.curate_study, list[str]()
+
+    def stop_at_the_second(job: Any, *more: Any) -> Any:
+        if done:
+            raise DatasetError("stopped")
+        done.append(job.study.study_id)
+        return real(job, *more)
+
+    monkeypatch.setattr(pool, "curate_study", stop_at_the_second)
+    with pytest.raises(DatasetError, match="stopped"):
+        curate(source, tmp_path / "out", SMALL)
+    monkeypatch.setattr(pool, "curate_study", real)
+    (first,) = (uid for uid in ("1.2.3.1", "1.2.3.2") if hash_id("study", uid) in done)
+    chests.images += new
+    if has_grown:
+        # The study that was done has got one image more, of another series.
+        old = next(image for image in chests.images if image.StudyInstanceUID == first)
+        more = pydicom.dcmread(io.BytesIO(chests.files[str(old.SOPInstanceUID)]))
+        more.SOPInstanceUID, more.SeriesInstanceUID = "1.2.3.99", "1.2.3.9.9"
+        chests.images.append(more)
+    chests.asked.clear()
+    curate(source, tmp_path / "out", SMALL)
+    fetched = {path.split("/")[3] for path in chests.asked if "/series/" in path}
+    assert fetched == {"1.2.3.1", "1.2.3.2", "1.2.3.3"} - (set() if has_grown else {first})
+    afresh = write_toml(tmp_path / "afresh.toml", PacsSettings(chests.url, cache=tmp_path / "other", timeout_s=30))
+    curate(afresh, tmp_path / "afresh", SMALL)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "afresh")
 
 
 def test_nothing_is_forgotten_that_did_not_come_from_a_server(export: Path) -> None:

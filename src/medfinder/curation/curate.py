@@ -133,20 +133,38 @@ def curate(
             return _summarise(description, is_new, 0, remarks)
         notes = Notes.begin(out, recipe)
         studies, refused = _tell_apart(entries)
-        done = [study for study in studies if notes.has(study.study_id)]
-        _clear_cache(done, server)
-        known = {study.study_id for study in done}
-        todo = [study for study in studies if study.study_id not in known]
-        jobs = [replace(job, server=server) for job in _translate(todo, settings, out, progress)]
-        tell = count_from(len(done), len(studies), progress)
-        if cluster is None:
-            curate_all(jobs, out, settings, notes, workers, tell)
-        else:
-            from medfinder.curation.cluster import curate_on_ray
+        # From here on outcomes take the place of studies, in memory too.
+        del entries
+        resumed = _curate_studies(studies, out, settings, notes, server, workers, cluster, progress)
+        outcomes = [notes.read(studies.pop()) for _ in range(len(studies))][::-1]
+        description = _finish(out, recipe, settings, outcomes, refused)
+    return _summarise(description, True, resumed, remarks)
 
-            curate_on_ray(jobs, out, settings, notes, cluster, tell)
-        description = _finish(out, recipe, settings, [notes.read(study.study_id) for study in studies], refused)
-    return _summarise(description, True, len(done), remarks)
+
+def _curate_studies(
+    studies: Sequence[Study],
+    out: Path,
+    settings: CurationSettings,
+    notes: Notes,
+    server: pacs.PacsSettings | None,
+    workers: int,
+    cluster: str | None,
+    progress: Progress | None,
+) -> int:
+    """Note an outcome for every study, and say for how many there was one already."""
+    done = [study for study in studies if notes.has(study)]
+    _clear_cache(done, server)
+    known = {study.study_id for study in done}
+    todo = [study for study in studies if study.study_id not in known]
+    jobs = [replace(job, server=server) for job in _translate(todo, settings, out, progress)]
+    tell = count_from(len(done), len(studies), progress)
+    if cluster is None:
+        curate_all(jobs, out, settings, notes, workers, tell)
+    else:
+        from medfinder.curation.cluster import curate_on_ray
+
+        curate_on_ray(jobs, out, settings, notes, cluster, tell)
+    return len(done)
 
 
 def _clear_cache(entries: Sequence[Study | Dropped], server: pacs.PacsSettings | None) -> None:

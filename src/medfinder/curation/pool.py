@@ -59,12 +59,12 @@ def curate_all(
             if _run_pool([suspect], out, settings, notes, 1, tell):
                 note_ended(suspect, notes)
                 tell()
-        left = [job for job in left if not notes.has(job.study.study_id)]
+        left = [job for job in left if not notes.has(job.study)]
 
 
 def curate_one(job: Job, out: Path, settings: CurationSettings, notes: Notes) -> None:
     """Curate one study and note what became of it; only then is what was fetched for it forgotten."""
-    notes.write(curate_study(job, out, settings))
+    notes.write(job.study, curate_study(job, out, settings))
     clear_cache(job)
 
 
@@ -78,7 +78,7 @@ def note_ended(job: Job, notes: Notes) -> None:
     """Note that a study ended the process that worked on it."""
     detail = "the process that read it was ended: out of memory, or a fault in a library"
     row = Dropped(job.study.study_id, "", job.study.source, "read", "process ended", detail)
-    notes.write(CuratedStudy(job.study.study_id, dropped=(row,)))
+    notes.write(job.study, CuratedStudy(job.study.study_id, dropped=(row,)))
 
 
 def _run_pool(
@@ -101,7 +101,7 @@ def _run_pool(
             while flying:
                 _land(flying, tell)
         except BrokenProcessPool:
-            return [job for job in flying.values() if not notes.has(job.study.study_id)]
+            return [job for job in flying.values() if not notes.has(job.study)]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return []

@@ -7,6 +7,7 @@ passed over.
 """
 
 import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ def find_shared_texts(reports: Iterable[Told], *, similarity: float = 0.9) -> tu
     """
     groups: dict[tuple[str, ...], list[Told]] = {}
     for report in reports:
-        words = tuple(re.findall(r"[^\W_]+", fold(report.text)))
+        # Reports share their words: each is held once, not once a report.
+        words = tuple(sys.intern(word) for word in re.findall(r"[^\W_]+", fold(report.text)))
         if words:
             groups.setdefault(words, []).append(report)
     texts = list(groups)

@@ -4,9 +4,9 @@ In: the address of the server, ``http://HOST/dicom-web``, or a TOML file with th
 keep it (``PacsSettings``). User and password come from the environment or a file, never from the command line. Out: the
 studies that ``medfinder.sources.dicom`` would yield of an export of the same studies, with the same ids. First the
 headers of all series are fetched, so that what is no CT volume is set aside before a voxel crosses the wire; then each
-series, whole or not at all, into a cache that a second run goes on with; curation fetches a series when it looks at it and
-forgets it with its study, so that more can be curated than the disk holds. Set aside: a study that the server refuses,
-loses or sends by half. Refused: an address that does not answer, wrong credentials, a full cache.
+series, whole or not at all, into a cache that a second run goes on with; curation fetches a series when it looks at it
+and forgets it with its study, so that more can be curated than the disk holds. Set aside: a study that the server
+refuses, loses or sends by half. Refused: an address that does not answer, wrong credentials, a full cache.
 """
 
 import json
