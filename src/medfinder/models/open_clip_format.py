@@ -106,12 +106,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is truncated or holds more than tensors ({cause}); fetch it again") from error
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
-        raise CheckpointError(f"{path} is no table of tensors; expected the weights that open_clip saves")
+        raise CheckpointError(f"{path} is no table of tensors; expected a model's weights")
     return weights
 
 
-def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Compare names and shapes of weights with those of the model that they are for."""
+def check_weights(
+    weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], folder: Path, config: str = CONFIG
+) -> None:
+    """Compare names and shapes of weights with those of the model that ``config`` describes."""
     faults = [f"missing {key}" for key in sorted(shapes.keys() - weights.keys())]
     faults += [f"unknown {key}" for key in sorted(weights.keys() - shapes.keys())]
     faults += [
@@ -121,4 +123,4 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int,
     ]
     if faults:
         more = f" and {len(faults) - 6} more" if len(faults) > 6 else ""
-        raise CheckpointError(f"the weights in {folder} do not fit {CONFIG}: {'; '.join(faults[:6])}{more}")
+        raise CheckpointError(f"the weights in {folder} do not fit {config}: {'; '.join(faults[:6])}{more}")

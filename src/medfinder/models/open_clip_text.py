@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medfinder.errors import CheckpointError
+from medfinder.models.bert_text import batches_by_length, read_bert_config
 from medfinder.models.hub import check_sha256, fetch, import_transformers, sha256_of
 from medfinder.models.open_clip_format import (
     CONFIG,
@@ -32,7 +33,6 @@ from medfinder.models.open_clip_format import (
 )
 
 IDLE = ("hf_tokenizer_name", "hf_model_pretrained", "output_tokens", "pad_id", "eos_id")
-BATCH = 32  # sentences; ours: more is not faster on a CPU
 # BiomedCLIP's folder leaves BERT's own configuration to these repositories: it is BERT base's, as in BertConfig().
 BERT_BASE = frozenset(
     f"microsoft/BiomedNLP-{bert}-base-uncased-abstract{texts}"
@@ -114,7 +114,12 @@ class OpenClipText:
 
     def tokenize(self, sentences: Sequence[str]) -> list[list[int]]:
         """Give the token ids of each sentence, cut at the context length, special tokens included."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch([_cleaned(text) for text in sentences])]
+        return [encoding.ids for encoding in self._encodings(sentences)]
+
+    def tokens_lost(self, sentences: Sequence[str]) -> list[int]:
+        """Count the tokens at the end of each sentence that ``encode`` and ``pool`` do not read."""
+        # What overflows comes in further runs, each between two special tokens of its own.
+        return [sum(len(run.ids) - 2 for run in encoding.overflowing) for encoding in self._encodings(sentences)]
 
     def encode(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """Give the last hidden states (tokens, width) float16 of each sentence, the two special tokens included.
@@ -123,20 +128,31 @@ class OpenClipText:
         """
         tokens = self.tokenize(sentences)
         vectors: list[np.ndarray] = [np.zeros((0, self.width), np.float16)] * len(tokens)
-        for chosen, ids in _batches(tokens):
+        for chosen, ids in batches_by_length(tokens):
             with torch.inference_mode():
                 states = self._tower.states(ids).numpy().astype(np.float16)
             for number, state in zip(chosen, states, strict=True):
                 vectors[number] = state[: len(tokens[number])]
         return vectors
 
-    def pool(self, sentences: Sequence[str]) -> np.ndarray:
-        """Give one vector a sentence, (n, pooled_width) float32: open_clip's ``encode_text``, not of unit length."""
+    def pool(self, sentences: Sequence[str], *, max_tokens: int | None = None) -> np.ndarray:
+        """Give one vector a sentence, (n, pooled_width) float32: open_clip's ``encode_text``, not of unit length.
+
+        Args:
+            max_tokens: read at most so many, the special ones included; None reads the whole context.
+        """
         pooled = np.zeros((len(sentences), self.pooled_width), np.float32)
-        for chosen, ids in _batches(self.tokenize(sentences)):
+        tokens = self.tokenize(sentences)
+        if max_tokens is not None:
+            tokens = [[*ids[: max_tokens - 1], ids[-1]] if len(ids) > max_tokens else ids for ids in tokens]
+        for chosen, ids in batches_by_length(tokens):
             with torch.inference_mode():
                 pooled[chosen] = self._tower.pool(self._tower.states(ids), ids).numpy()
         return pooled
+
+    def _encodings(self, sentences: Sequence[str]) -> list[Any]:
+        found: list[Any] = self._tokenizer.encode_batch([_cleaned(text) for text in sentences])
+        return found
 
 
 class _ClipTower:
@@ -283,13 +299,7 @@ def _bert_config(folder: Path, name: str) -> Any:
         if name not in BERT_BASE:
             raise CheckpointError(f"the BERT {name} of {folder / CONFIG} is unknown; put its config.json at {path}")
         return transformers.BertConfig()
-    values = read_json(path)
-    if values.get("model_type") != "bert":
-        raise CheckpointError(f"{path} has model_type {values.get('model_type')!r}, expected 'bert'")
-    try:
-        return transformers.BertConfig.from_dict(values)
-    except Exception as error:  # of transformers' version: ValueError, TypeError or an error of its own
-        raise CheckpointError(f"{path} is no configuration of a BERT: {error}") from error
+    return read_bert_config(path)
 
 
 def _text_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -348,17 +358,6 @@ def _read_tokenizer(path: Path, tower: _Tower) -> Any:
 def _cleaned(text: str) -> str:
     """Clean text as open_clip's tokenizers do, less ftfy; lower case is up to ``tokenizer.json``."""
     return " ".join(html.unescape(html.unescape(text)).split())
-
-
-def _batches(tokens: Sequence[Sequence[int]]) -> list[tuple[list[int], Tensor]]:
-    """Put sentences of like length together: their numbers and their ids, padded with 0."""
-    order = sorted(range(len(tokens)), key=lambda number: len(tokens[number]))
-    batches = []
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        rows = [torch.tensor(tokens[number]) for number in chosen]
-        batches.append((chosen, nn.utils.rnn.pad_sequence(rows, batch_first=True)))
-    return batches
 
 
 # The hub's page of the repository shows this revision with these files, and the sha256 of the weights.

