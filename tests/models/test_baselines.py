@@ -23,12 +23,14 @@ from medfinder.models.baselines import (
     Mir3d,
     Mir3dSettings,
 )
+from medfinder.models.checkpoint import load_model
 from medfinder.models.examples import Examples
 from medfinder.models.image_tower import CLIP_MEAN, TowerShape
 from medfinder.models.learner import Batch
 from medfinder.models.open_clip_text import CLIP, OpenClipText
 from medfinder.models.slices import GREY_WINDOW, SliceSettings, pictures_of, slice_places
 from medfinder.models.texts import PieceTable
+from medfinder.models.train import TrainSettings, train
 from medfinder.models.trained import TrainedEncoder
 
 from .conftest import PLACES, TINY_GRID, WordEncoder, volume
@@ -369,3 +371,18 @@ def test_settings_that_make_no_sense_are_refused(build: Callable[[], object], to
 def test_text_vectors_of_another_encoder_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"texts have vectors of \(1, 5\); expected one of 12 for each run"):
         clip4clip().embed_texts([(0,)], [np.zeros((1, 5), np.float32)])
+
+
+@pytest.mark.parametrize("method", ["clip4clip", "mir3d"])
+def test_a_baseline_is_trained_and_read_back_like_any_method(
+    method: str, dataset: Path, tmp_path: Path, tiny: TrainSettings
+) -> None:
+    like = {"text_encoder": "minilm", "tower": "random_vit", "tower_shape": TINY_TOWER}
+    model = Clip4ClipSettings(**like, head="seqTransf", layers=1)
+    if method == "mir3d":
+        model = Mir3dSettings(**like, is_tower_frozen=False, width=8)
+    settings = replace(tiny, method=method, model=model, objective=STILL, epochs=1, chunk=3)
+    summary = train(dataset, tmp_path / "out", settings, text_encoder=WORDS)
+    assert summary.is_finished
+    ready = load_model(tmp_path / "out", text_encoder=WORDS)
+    assert ready.encode_volumes([volume(0)]).shape == ready.encode_texts(["mass"]).shape == (1, ready.width)
