@@ -35,6 +35,7 @@ COMMANDS = (
     "embed",
     "info",
     "demo",
+    "benchmark",
 )
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 

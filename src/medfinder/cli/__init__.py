@@ -21,6 +21,7 @@ _MODULES = (
     "stats",
     "release",
     "ask",
+    "benchmark",
 )
 for _module in _MODULES:
     import_module(f"{__name__}.{_module}")

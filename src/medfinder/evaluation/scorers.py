@@ -5,7 +5,7 @@ In: the cases of a trial. Out: score matrices, asked for in parts so that none i
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from medfinder.curation.dataset import Dataset
 from medfinder.errors import CheckpointError
 from medfinder.evaluation.trial import Trial
 from medfinder.models.protocol import DualEncoder
+from medfinder.models.slice_voting import vote
 from medfinder.records import Case
 
 Progress = Callable[[int, int], None]
@@ -78,6 +79,84 @@ class CosineScorer:
     def score_alike(self, volumes: Sequence[int]) -> Scores:
         """Score all volumes for some of them."""
         return cosines(self._images[list(volumes)], self._images)
+
+
+class VotingScorer:
+    """A slice encoder's scores: the slices nearest to a query vote for their volumes.
+
+    Each vector of a query lets its nearest slices vote. A CT asks with all its slices; where it asks for reports, those
+    that are nearest to a slice get its vote. Who takes no part in a gallery casts no vote in it.
+    """
+
+    def __init__(self, model: DualEncoder, rule: str, trial: Trial, slices: Vectors, texts: Vectors) -> None:
+        self.name, self.is_synthetic = f"{model.name}, slices vote by {rule}", model.is_synthetic
+        self.digest = f"{model.digest}:{rule}"
+        self._model, self._rule, self._trial = model, rule, trial
+        self._slices, self._texts = slices, texts
+
+    def score_volumes(self, reports: slice) -> Scores:
+        """Score all volumes for some reports."""
+        return self._vote(self._texts[reports][:, None], self._trial.paired)
+
+    def score_reports(self, volumes: Sequence[int]) -> Scores:
+        """Score all reports for some volumes."""
+        places = np.arange(len(self._texts))
+        return vote(self._slices[list(volumes)], self._texts, places, rule=self._rule)
+
+    def score_prompts(self, prompts: Sequence[str]) -> Scores:
+        """Score all volumes for short texts."""
+        vectors = checked(self._model, self._model.encode_texts(prompts), len(prompts))
+        return self._vote(vectors[:, None], self._trial.known)
+
+    def score_alike(self, volumes: Sequence[int]) -> Scores:
+        """Score all volumes for some of them; those of the same patient cast no vote."""
+        rows = []
+        for volume in volumes:
+            own = self._trial.cases[volume]
+            others = [p for p in self._trial.known if self._trial.cases[p].patient_id != own.patient_id]
+            rows.append(self._vote(self._slices[[volume]], np.array(others, dtype=np.intp))[0])
+        return np.array(rows)
+
+    def _vote(self, queries: Vectors, places: NDArray[np.intp]) -> Scores:
+        """Let the slices of some volumes vote; the other volumes come last."""
+        chosen = self._slices[places]
+        owners = np.repeat(np.arange(len(places)), chosen.shape[1])
+        given = vote(queries, chosen.reshape(-1, chosen.shape[2]), owners, rule=self._rule)
+        scores = np.full((len(queries), len(self._trial.cases)), given.min() - 1.0)
+        scores[:, places] = given
+        return scores
+
+
+def embed_slices(
+    dataset: Dataset, model: DualEncoder, trial: Trial, *, rule: str, progress: Progress | None = None
+) -> VotingScorer:
+    """Embed every slice of the volumes of a trial, and its reports.
+
+    Args:
+        rule: how the slices vote, a key of ``medfinder.models.slice_voting.RULES``.
+
+    Raises:
+        CheckpointError: the model embeds no slices, or returns something other than unit vectors.
+    """
+    encode = _find_slice_encoder(model)
+    total = len(trial.cases) + len(trial.reports)
+    slices: list[Vectors] = []
+    for case in trial.cases:
+        found = encode(dataset.volume(case))
+        slices.append(checked(model, found, len(found)))
+        if progress:
+            progress(len(slices), total)
+    texts = embed_reports(model, trial, lambda done: progress(len(slices) + done, total) if progress else None)
+    return VotingScorer(model, rule, trial, np.stack(slices), texts)
+
+
+def _find_slice_encoder(model: DualEncoder) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Find what embeds the slices of one volume, (slices, width): the model's own method, or its network's."""
+    owners: tuple[Any, ...] = (model, getattr(model, "network", None))
+    for owner in owners:
+        if hasattr(owner, "encode_slices"):
+            return cast(Callable[[NDArray[Any]], NDArray[Any]], owner.encode_slices)
+    raise CheckpointError(f"model {model.name} embeds no slices; slice voting needs one that does, such as 3D-MIR")
 
 
 def embed(dataset: Dataset, model: DualEncoder, trial: Trial, progress: Progress | None = None) -> CosineScorer:
