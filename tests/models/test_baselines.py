@@ -199,6 +199,27 @@ def test_mean_pooling_is_the_direction_of_the_mean_direction() -> None:
     assert clip4clip().join(slices)[0].detach().numpy() == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_sequence_transformer_that_adds_nothing_is_mean_pooling() -> None:
+    own = clip4clip(head="seqTransf", layers=2)
+    slices = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (own.join(slices) - clip4clip().join(slices)).abs().max() > 1e-3
+        for name, weight in own.sequence.named_parameters():
+            if name == "position" or ".out." in name or ".down." in name:
+                weight.zero_()
+        assert own.join(slices).numpy() == pytest.approx(clip4clip().join(slices).numpy(), abs=1e-6)
+
+
+def test_sixteen_bits_hardly_change_the_rows() -> None:
+    for build in BUILDERS.values():
+        network = build()
+        with torch.inference_mode():
+            exact = network.embed_volumes(columns())
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = network.embed_volumes(columns()).float()
+        assert (rough * exact).sum(1).min() > 0.99
+
+
 def test_a_slice_alone_has_the_vector_of_a_ct_of_nothing_else() -> None:
     own = mir3d()
     rows = own.encode_slices(volume(3))
