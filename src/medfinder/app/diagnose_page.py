@@ -160,21 +160,22 @@ def _list_cases(desk: Desk, reader: str) -> list[dict[str, Any]]:
 
 def _list_differences(desk: Desk) -> list[dict[str, Any]]:
     """List what readers differ on, with everybody's word: the open ones first."""
+    diagnoses = desk.diagnoses()
     words: dict[tuple[str, str], list[Diagnosis]] = {}
-    for diagnosis in desk.diagnoses():
+    for diagnosis in diagnoses:
         words.setdefault((diagnosis.case_id, diagnosis.finding), []).append(diagnosis)
     named = {(one.case_id, one.finding, one.reader) for one in standing(desk.journal.read()) if one.act == "say"}
-    imported = {(one.case_id, one.finding, one.reader) for one in desk.imported().diagnoses}
+    named |= {(one.case_id, one.finding, one.reader) for one in desk.imported().diagnoses}
     found = [
         {
             **asdict(settled),
             "key": f"{settled.case_id}/{settled.finding}",
             "words": [
-                {**asdict(one), "is_named": (one.case_id, one.finding, one.reader) in named | imported}
+                {**asdict(one), "is_named": (one.case_id, one.finding, one.reader) in named}
                 for one in words[settled.case_id, settled.finding]
             ],
         }
-        for settled in settle_diagnoses(desk.diagnoses(), adjudicator=desk.adjudicator)
+        for settled in settle_diagnoses(diagnoses, adjudicator=desk.adjudicator)
         if settled.how not in ("one reader", "all agree") and settled.case_id in desk.cases
     ]
     order = ("open", "majority", "adjudicator")

@@ -189,6 +189,7 @@ def _show_item(queue: _Queue, item: Item) -> dict[str, Any]:
         "report": english,
         "report_marked": mark(english),
         "report_es_marked": mark(case.report_es),
+        "findings_from": case.findings_from,
         "findings": [_spell(finding.name, finding.status) for finding in case.findings],
         "facts": _facts(queue, item),
         "history": history,

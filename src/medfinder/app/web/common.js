@@ -52,6 +52,19 @@ export function named() {
 
 export const isField = (target) => target.matches("input:not([type=checkbox]), textarea, select");
 
+// A decision under way is not taken twice by a hasty second press.
+export const oneAtATime = (act) => {
+  let running = false;
+  return async (...given) => {
+    if (running) return;
+    running = true;
+    try { await act(...given); } finally { running = false; }
+  };
+};
+
+// A key held down may scroll and step, but must not finish case after case.
+const REPEATED = ["ArrowUp", "ArrowDown", "j", "k"];
+
 // Keys of the page: what a single key does outside of fields; "?" lists them.
 export function bindKeys(keys) {
   const help = element("help");
@@ -63,6 +76,7 @@ export function bindKeys(keys) {
     if (isField(event.target)) return;
     // A button takes Enter and the space bar for itself.
     if (event.target.matches("button, a, summary") && ["Enter", " "].includes(event.key)) return;
+    if (event.repeat && !REPEATED.includes(event.key)) { event.preventDefault(); return; }
     const act = event.key === "?" ? () => help.showModal() : keys[event.key];
     if (act) { event.preventDefault(); act(event); }
   });

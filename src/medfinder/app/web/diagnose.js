@@ -1,6 +1,6 @@
 // Readers diagnose: one case after the other, each word stored as soon as it is said; nobody sees another's words here.
 
-import { ask, bindKeys, bindReader, element, fillList, make, named, reader, tell, when } from "./common.js";
+import { ask, bindKeys, bindReader, element, fillList, make, named, oneAtATime, reader, tell, when } from "./common.js";
 import { makePicker } from "./picker.js";
 import { Planes, planeKeys } from "./planes.js";
 import { Report } from "./report.js";
@@ -153,7 +153,7 @@ async function say(finding, status) {
   tell(status ? `Stored: ${finding}, ${status}.` : `Taken out: ${finding}.`);
 }
 
-async function finish() {
+const finish = oneAtATime(async () => {
   if (!state.info) return;
   const id = state.id;
   if (!state.info.is_finished && !(await store(`cases/${id}/finish`, {}))) return;
@@ -165,9 +165,9 @@ async function finish() {
   if (next && state.shown.includes(next)) await show(next.case_id);
   else choose();
   tell(`Stored: ${id} is finished.`);
-}
+});
 
-async function undo() {
+const undo = oneAtATime(async () => {
   const undone = await store("undo", {});
   if (!undone) return;
   if (!undone.case_id) { tell("There is nothing left to take back."); return; }
@@ -178,7 +178,7 @@ async function undo() {
   await show(undone.case_id);
   list();
   tell(undone.act === "finish" ? `Taken back: ${undone.case_id} is open again.` : `Taken back: ${undone.finding} is ${undone.after || "not named"}.`);
-}
+});
 
 function markNext() {
   const names = state.info?.words.map((word) => word.finding) ?? [];

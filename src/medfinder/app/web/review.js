@@ -1,5 +1,5 @@
 // The review queue: a list of items on the left, one item on the right, every decision stored as soon as it is made.
-import { ask, bindKeys, bindReader, element, fillList, make, named, tell, when } from "./common.js";
+import { ask, bindKeys, bindReader, element, fillList, make, named, oneAtATime, tell, when } from "./common.js";
 
 const state = { items: [], shown: [], key: null, item: null };
 
@@ -39,6 +39,8 @@ function leave() {
   element("empty").hidden = false;
 }
 
+const FINDINGS = { report: "Findings read from the report", label: "Findings by label or expert", truth: "Findings that the phantom was made with" };
+
 const marked = (pieces) => pieces.map(([text, kind]) => (kind ? make("span", text, kind) : document.createTextNode(text)));
 
 async function show(key) {
@@ -60,7 +62,7 @@ async function show(key) {
   const isTranslated = item.report_es_marked.map(([text]) => text).join("") !== item.report;
   element("texts").classList.toggle("single", !isTranslated || !item.report_es_marked.length);
   element("language").textContent = isTranslated ? "English, as searched" : "Report, as written and searched";
-  element("findings").textContent = item.findings.length ? `Findings read from it: ${item.findings.join(", ")}` : "No finding was read from it.";
+  element("findings").textContent = item.findings.length ? `${FINDINGS[item.findings_from] ?? "Findings"}: ${item.findings.join(", ")}` : "No finding is known.";
   element("pictures").replaceChildren(...item.facts.flatMap((facts) => {
     const picture = make("img");
     picture.src = `slices/${facts.case}.png`;
@@ -84,7 +86,7 @@ function edit(isOn) {
   if (isOn) { element("edit").value = state.item.report; element("edit").focus(); }
 }
 
-async function say(verdict) {
+const say = oneAtATime(async (verdict) => {
   if (!state.item) return;
   const reader = named();
   if (!reader) return;
@@ -101,7 +103,7 @@ async function say(verdict) {
   await refresh();
   if (state.key) await show(state.key);
   tell(`Stored: ${verdict}.`);
-}
+});
 
 function step(by) {
   const place = state.shown.findIndex((one) => one.key === state.key);

@@ -1,6 +1,6 @@
 // Where readers differ: one finding of one case after the other, with everybody's word, and a last word on it.
 
-import { ask, bindKeys, bindReader, element, fillList, make, named, reader, tell, when } from "./common.js";
+import { ask, bindKeys, bindReader, element, fillList, make, named, oneAtATime, reader, tell, when } from "./common.js";
 import { Planes, planeKeys } from "./planes.js";
 import { Report } from "./report.js";
 
@@ -86,11 +86,11 @@ function row(word) {
   const remarks = [word.settles && "settles it", !word.is_named && "finished without naming it", word.report_shown && "had seen the report"].filter(Boolean);
   const says = make("td");
   says.append(make("span", word.status, word.status), ...(remarks.length ? [make("span", remarks.join(", "), "why")] : []));
-  line.append(make("th", word.reader), says, make("td", when(word.date) || "not told", "soft"));
+  line.append(make("th", word.reader), says, make("td", when(word.date).replace(" ", "\n") || "not told", "when"));
   return line;
 }
 
-async function settle(status) {
+const settle = oneAtATime(async (status) => {
   const one = current();
   const name = one && named();
   if (!name) return;
@@ -106,9 +106,9 @@ async function settle(status) {
   state.key = (all ? rest[0] : rest.find((other) => other.how !== "adjudicator"))?.key ?? null;
   await begin();
   tell(`Stored: ${one.finding}, ${status}.`);
-}
+});
 
-async function undo() {
+const undo = oneAtATime(async () => {
   const name = named();
   if (!name) return;
   const undone = await ask("undo", { reader: name }).catch((error) => { tell(error.message, true); return null; });
@@ -116,7 +116,7 @@ async function undo() {
   if (!undone.case_id) { tell("There is nothing left to take back."); return; }
   await begin(`${undone.case_id}/${undone.finding}`);
   tell(undone.finding ? `Taken back: your word on ${undone.finding}.` : `Taken back: ${undone.case_id} is open again.`);
-}
+});
 
 function step(by) {
   const next = state.shown[state.shown.indexOf(current()) + by];
