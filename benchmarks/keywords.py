@@ -62,13 +62,19 @@ def settle(facts: Iterable[Fact], scored: frozenset[str]) -> frozenset[Fact]:
         if name not in scored:
             continue
         sides.setdefault((name, status), set()).add(side)
-    implied = {(parent, status) for name, status in sides if (parent := KEYWORDS[name].parent)}
+    implied = {(parent, status) for name, status in sides for parent in ancestors(name)}
     return frozenset(
         (name, status, side)
         for (name, status), found in sides.items()
         for side in ({"bilateral"} if {"left", "right"} <= found else found)
         if (name, status) not in implied
     )
+
+
+def ancestors(name: str) -> Iterable[str]:
+    while parent := KEYWORDS[name].parent:
+        yield parent
+        name = parent
 
 
 def counts(sentences: Sequence[Sentence], *, with_side: bool) -> np.ndarray:

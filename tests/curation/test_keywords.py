@@ -18,6 +18,7 @@ from medfinder.curation.keywords import (
     resolve_keyword,
     split_sentences,
 )
+from medfinder.curation.keywords.words import stem
 from medfinder.records import Finding, Language
 from medfinder.sources.phantoms.report import write_report
 from medfinder.sources.phantoms.vocabulary import FINDINGS, LOBES
@@ -408,14 +409,95 @@ def test_denial_doubt_and_side_reach_as_far_as_they_are_meant(sentence: str, lan
     check(sentence, expected, language)
 
 
-@pytest.mark.parametrize(("language", "floor"), [("es", 0.97), ("en", 0.90)])
-def test_sentences_that_the_rules_were_not_made_on_are_read(language: Language, floor: float):
-    # Half b of the frozen sentences; benchmarks/keywords.py prints the scores with their intervals. The aim is 0.97.
-    scored = frozenset((GOLD / "keywords.txt").read_text(encoding="utf-8").split("\n"))
+@pytest.mark.parametrize(
+    ("sentence", "language", "expected"),
+    [
+        # Fleischner glossary: filled airspaces are consolidation; reticulation alone is no fibrosis.
+        ("Bilateral alveolar infiltrates.", "en", "consolidation/bilateral"),
+        ("Right basal infiltrate.", "en", "infiltrates/right"),
+        ("Parenchymal opacification in the left lung.", "en", "lung opacity/left"),
+        ("Basal reticulation.", "en", "interstitial lung disease"),
+        ("Basal reticulation and fibrosis.", "en", "pulmonary fibrosis"),
+        ("tractos fibrosos y reticulacion basal", "es", "pulmonary fibrosis"),
+    ],
+)
+def test_overlapping_names_are_read_by_the_glossary(sentence: str, language: Language, expected: str):
+    check(sentence, expected, language)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "language", "expected"),
+    [
+        ("?PE", "en", "?pulmonary embolism"),
+        ("New consolidation? No effusion.", "en", "?consolidation -pleural effusion"),
+        ("¿tep?", "es", "?pulmonary embolism"),
+        # A question mark inside a word is a broken letter.
+        ("derrame pleural peque?o", "es", "pleural effusion"),
+        ("Small effusions, now resolved.", "en", "-pleural effusion"),
+        ("Small effusion, consolidation not seen.", "en", "pleural effusion -consolidation"),
+        ("No effusion, consolidation, pneumothorax.", "en", "-pleural effusion -consolidation -pneumothorax"),
+        ("No effusion, cardiomegaly.", "en", "-pleural effusion cardiomegaly"),
+        ("No effusion, consolidation, pneumothorax, mild emphysema.", "en",
+         "-pleural effusion -consolidation -pneumothorax emphysema"),
+        ("Consolidation likely infectious.", "en", "consolidation"),
+        ("Consolidation, pneumonia likely.", "en", "consolidation ?pneumonia"),
+        ("Pneumonia must be excluded.", "en", "?pneumonia"),
+        ("Effusion with atelectasis versus pneumonia.", "en", "pleural effusion ?atelectasis ?pneumonia"),
+        ("antecedentes: epoc, neumonia en 2015", "es", "COPD"),
+        ("The effusion is larger than on the prior study.", "en", "pleural effusion"),
+        ("nodulos hepaticos, probables metastasis", "es", "hepatic lesion ?hepatic metastasis"),
+    ],
+)  # fmt: skip
+def test_questions_headings_lists_and_appended_words_are_understood(sentence: str, language: Language, expected: str):
+    check(sentence, expected, language)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "language", "expected"),
+    [
+        ("The pericardium is normal, without effusion.", "en", "-pericardial effusion"),
+        ("Pleural effusion and normal pericardium.", "en", "pleural effusion"),
+        ("Pleura: plaques bilaterally.", "en", "pleural plaques/bilateral"),
+        ("Hypodensities in the liver, but likely cysts.", "en", "hepatic lesion ?hepatic cyst"),
+        ("Collapse of T8.", "en", "vertebral collapse"),
+        ("Tracheal collapse.", "en", ""),
+        ("Pleural-based soft tissue mass.", "en", "pleural mass"),
+        ("Degenerative changes of both shoulders.", "en", "shoulder osteoarthritis/bilateral"),
+        (
+            "calcificacion coronaria y de valvula aortica",
+            "es",
+            "coronary calcification valvular calcification",
+        ),
+        ("aumento del numero de ganglios mediastinicos", "es", ""),
+        ("Lymph nodes of non-pathological size.", "en", ""),
+    ],
+)
+def test_a_word_means_what_the_organ_beside_it_makes_of_it(sentence: str, language: Language, expected: str):
+    check(sentence, expected, language)
+
+
+@pytest.mark.parametrize(
+    ("word", "same"),
+    [
+        ("visualised", "visualized"), ("demineralisation", "demineralization"), ("granulomata", "granulomas"),
+        ("dilation", "dilatation"), ("abscesses", "abscess"), ("bronchiectases", "bronchiectasis"),
+        ("stenoses", "stenosis"),
+    ],
+)  # fmt: skip
+def test_spellings_and_plurals_of_one_word_share_a_key(word: str, same: str):
+    assert stem(word, "en") == stem(same, "en")
+
+
+@pytest.mark.parametrize("half", ["b", "d"])
+@pytest.mark.parametrize(("language", "floor"), [("es", 0.97), ("en", 0.95)])
+def test_sentences_that_the_rules_were_not_made_on_are_read(language: Language, floor: float, half: str):
+    # benchmarks/keywords.py prints the scores with their intervals. The aim is 0.97.
+    names = "keywords.txt" if half == "b" else "keywords_2.txt"
+    scored = frozenset((GOLD / names).read_text(encoding="utf-8").split("\n"))
     right = wrong = missed = 0
     for line in (GOLD / f"sentences_{language}.tsv").read_text(encoding="utf-8").splitlines():
-        half, sentence, notation = line.split("\t")
-        if half != "b":
+        part, sentence, notation = line.split("\t")
+        if part != half:
             continue
         wanted = settle({(fact[1:].partition("@")[0], SIGNS[fact[0]]) for fact in notation.split("; ") if fact})
         read = settle({(f.name, f.status) for f in extract_findings(sentence, language) if f.name in scored})
@@ -430,7 +512,12 @@ SIGNS = {"+": "present", "-": "absent", "?": "uncertain"}
 
 def settle(facts: set[tuple[str, str]]) -> set[tuple[str, str]]:
     """Drop what its own kind implies: "pneumonia" beside "COVID-19"."""
-    return facts - {(KEYWORDS[name].parent, status) for name, status in facts}
+    implied = set()
+    for name, status in facts:
+        while parent := KEYWORDS[name].parent:
+            implied.add((parent, status))
+            name = parent
+    return facts - implied
 
 
 @pytest.mark.parametrize(

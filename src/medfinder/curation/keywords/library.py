@@ -36,6 +36,7 @@ class Keyword:
         snomed: SNOMED CT concept; None where it was not checked.
         persists: what is told as history is still there (a mastectomy, a pacemaker).
         is_midline: it has no side.
+        means: what counts as it, where names in use overlap.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Keyword:
     snomed: str | None = None
     persists: bool = False
     is_midline: bool = False
+    means: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class Lexicon:
         if found is None:
             found = stem(word, self.language)
             if found not in self.known:
-                found = mend(found, self.slips)
+                # "Emphysematuos": the slip may hide that the ending is no plural.
+                found = next((whole for form in (found, word) if (whole := mend(form, self.slips)) != form), found)
             # A report has few different words; text made to have many must not fill the memory.
             if len(self.mended) < _MOST_REMEMBERED:
                 self.mended[word] = found
@@ -194,6 +197,7 @@ def load_keywords() -> Mapping[str, Keyword]:
             snomed=entry.get("snomed"),
             persists=entry.get("persists", False),
             is_midline=entry.get("midline", False),
+            means=entry.get("means"),
         )
     return keywords
 

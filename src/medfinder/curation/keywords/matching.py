@@ -132,20 +132,43 @@ def take_apart(stems: Sequence[str], lexicon: Lexicon) -> Sentence:
     """Find what means something in a sentence, each keyword read as one of the organ that it stands by."""
     matches = find_matches(stems, lexicon)
     keywords = [match for match in matches if match.kind in ("keyword", "generic")]
-    return Sentence(stems, matches, _settle_organs(keywords, matches, stems))
+    return Sentence(stems, matches, _settle_organs(_drop_plain(keywords), matches, stems))
+
+
+def _drop_plain(keywords: Sequence[Match]) -> list[Match]:
+    """Drop "soft tissue mass" where "pleural ... mass" reads the same noun: plain names give way to an organ's."""
+    told = {match.last for match in keywords if match.name not in _PLAIN}
+    return [match for match in keywords if match.name not in _PLAIN or match.last not in told]
+
+
+_PLAIN = ("mass", "nodule")
 
 
 def _settle_organs(keywords: Sequence[Match], matches: Sequence[Match], stems: Sequence[str]) -> list[Match]:
     """Read the nodule of a thyroid as a thyroid nodule, and drop that of a pancreas: plain names mean the lung's."""
     organs = [match for match in matches if match.kind == "organ"]
-    settled = []
+    settled: list[Match] = []
     for keyword in keywords:
         organ = _organ_of(keyword, organs, matches, stems) if organs and keyword.name in _made_names() else None
         made = load_tables()["organ"][organ.name]["makes"] if organ else {}
-        name = made.get(keyword.name, "" if keyword.kind == "generic" else keyword.name)
+        meant = made.get(keyword.name, "" if keyword.kind == "generic" else keyword.name)
+        name = meant if organ or not settled else _of_same_organ(keyword.name, settled[-1].name) or meant
         if name:
             settled.append(replace(keyword, name=name))
     return settled
+
+
+@cache
+def _of_same_organ(name: str, before: str) -> str | None:
+    """Read "cysts" in "liver lesions, likely cysts" as the organ's whose finding stands before."""
+    for organ in load_tables()["organ"].values():
+        made = organ["makes"].get(name)
+        if made and made != before and before in organ["makes"].values() and name in _SAME_ORGAN:
+            return str(made)
+    return None
+
+
+_SAME_ORGAN = ("cyst", "lesion", "stone", "metastasis")
 
 
 @cache

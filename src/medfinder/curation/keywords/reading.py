@@ -5,11 +5,12 @@ ends it: NegEx (Chapman et al. 2001, doi:10.1006/jbin.2001.1029) with scopes cut
 for reports without commas. Refused: nothing.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from medfinder.curation.keywords.library import Lexicon, load_keywords, load_lexicon
-from medfinder.curation.keywords.matching import Match, Sentence, find_matches, take_apart
+from medfinder.curation.keywords.matching import PUNCTUATION, Match, Sentence, find_matches, take_apart
 from medfinder.curation.keywords.places import place_findings
 from medfinder.curation.keywords.sentences import split_sentences
 from medfinder.records import Finding, Language, Status
@@ -20,6 +21,8 @@ _RANKS: dict[Status, int] = {"absent": 0, "uncertain": 1, "present": 2}
 _VERBS = ("deny", "doubt", "memory")
 # "A or B", said of two findings without a denial, leaves both open; words between A and "or", ours.
 _NEAR = 5
+# Words between a comma and "resolved"; ours.
+_LONGEST_APPENDED = 3
 
 
 def extract_findings(report: str, language: Language) -> tuple[Finding, ...]:
@@ -59,10 +62,23 @@ def is_negated(sentence: str, language: Language = "en") -> bool:
 def _read(report: str, language: Language) -> Iterator[Finding]:
     """Read every sentence; a text that has no stops is read in pieces, so that the time stays linear."""
     lexicon = load_lexicon(language)
-    for sentence in split_sentences(report):
+    for sentence in split_sentences(_tell_questions(report, language)):
         stems = lexicon.stems_of(sentence)
         for start in range(0, len(stems), _LONGEST_SENTENCE):
             yield from _read_sentence(stems[start : start + _LONGEST_SENTENCE], lexicon)
+
+
+def _tell_questions(report: str, language: Language) -> str:
+    """Say in words what a question mark says of a finding: "?PE", "¿TEP?"; one inside a word is a broken letter."""
+    if "?" not in report:
+        return report
+    before, behind = _QUERIES[language]
+    return _ASKED_BEHIND.sub(f" {behind}.", _ASKED_BEFORE.sub(f" {before} ", report))
+
+
+_QUERIES = {"en": ("query", "is questionable"), "es": ("posible", "es dudoso")}
+_ASKED_BEFORE = re.compile(r"(?<![\w?])[?¿] ?(?=\w)")
+_ASKED_BEHIND = re.compile(r"(?<=\w)\?(?!\w)")
 
 
 def _read_sentence(stems: Sequence[str], lexicon: Lexicon) -> list[Finding]:
@@ -114,9 +130,15 @@ def _reach(trigger: Match, sentence: Sentence) -> set[int]:
     verb, _, where = trigger.kind.partition("_")
     if where == "behind":
         return set(_reach_back(trigger, sentence))
+    if verb == "memory" and sentence.stems[trigger.last + 1 : trigger.last + 2] == [":"]:
+        # "Antecedentes: EPOC, neumonía en 2015": a heading, so that all that follows is history.
+        return set(range(trigger.last + 2, len(sentence.stems)))
     reach = set(_reach_on(trigger, sentence, ends_at_with=verb != "deny"))
     if where == "both":
-        return reach | set(_reach_back(trigger, sentence))
+        return reach | set(_nearest(_reach_back(trigger, sentence), sentence))
+    if verb == "doubt" and where == "either" and not _closes(trigger, sentence):
+        # "Consolidation likely infectious" doubts the cause; "infection likely" the infection.
+        return reach
     # "Adenopatías: no" denies what stands before the colon.
     is_answer = trigger.first > 0 and sentence.stems[trigger.first - 1] == ":"
     if (where == "either" or (where == "before" and is_answer)) and not reach & sentence.heads:
@@ -124,10 +146,25 @@ def _reach(trigger: Match, sentence: Sentence) -> set[int]:
     return reach
 
 
+def _nearest(words: Iterator[int], sentence: Sentence) -> Iterator[int]:
+    """Go as far as the first keyword: "mass, thymoma versus lymphoma" leaves no doubt about the mass."""
+    for word in words:
+        yield word
+        if word in sentence.heads:
+            return
+
+
+def _closes(trigger: Match, sentence: Sentence) -> bool:
+    """Say whether a part of the sentence ends with the trigger."""
+    after = trigger.last + 1
+    return after >= len(sentence.stems) or sentence.stems[after] in PUNCTUATION or after in sentence.by_start
+
+
 def _reach_on(trigger: Match, sentence: Sentence, *, ends_at_with: bool) -> Iterator[int]:
     """Go on from a trigger, word by word, as far as it governs."""
     stems, by_start = sentence.stems, sentence.by_start
     here = trigger.last + 1
+    listed = 0
     while here < len(stems):
         match = by_start.get(here)
         kind = match.kind if match else ""
@@ -138,10 +175,24 @@ def _reach_on(trigger: Match, sentence: Sentence, *, ends_at_with: bool) -> Iter
             after = by_start.get(match.last + 1)
             if (after is not None and after.kind == "fresh") or (ends_at_with and match.name in ("with", "con")):
                 return
-        if stems[here] == "," and not _goes_on_listing(here, sentence):
-            return
+        if stems[here] == "," and here >= listed and not _goes_on_listing(here, sentence):
+            listed = _end_of_bare_list(here, sentence)
+            if listed == here:
+                return
         yield here
         here += 1
+
+
+def _end_of_bare_list(comma: int, sentence: Sentence) -> int:
+    """Find the end of "no effusion, consolidation, pneumothorax"; the comma itself when it starts no such list.
+
+    One bare finding behind a comma may well be there ("no effusion, cardiomegaly"); two are more of what is denied.
+    """
+    bare = {match.first: match.last + 1 for match in sentence.keywords}
+    here, items = comma, 0
+    while sentence.stems[here : here + 1] == [","] and here + 1 in bare:
+        here, items = bare[here + 1], items + 1
+    return here if items > 1 and (here == len(sentence.stems) or sentence.stems[here] in PUNCTUATION) else comma
 
 
 def _goes_on_listing(comma: int, sentence: Sentence) -> bool:
@@ -164,10 +215,15 @@ def _reach_back(trigger: Match, sentence: Sentence) -> Iterator[int]:
     if here >= 0 and stems[here] == ":":
         here -= 1
     is_list = False
+    # "Ascites and effusion, now both resolved": what a comma sets apart from all that it could deny.
+    appended = trigger.first - 1 - _LONGEST_APPENDED if trigger.kind.startswith("deny") else len(stems)
     while here >= 0:
         is_list = is_list or here in ors
-        if here in sentence.ends or stems[here] in ";:" or (stems[here] == "," and not is_list):
+        is_over = here in sentence.ends or stems[here] in ";:"
+        if is_over or (stems[here] == "," and not is_list and here < appended):
             return
+        if here in sentence.heads:
+            appended = len(stems)
         yield here
         here -= 1
 

@@ -19,7 +19,7 @@ _ACCENTS = re.compile("[\u0300-\u036f]")
 _WORD = re.compile(r"\d+(?:[.,]\d+)?|[^\W\d_]+\d*|[,;:()]")
 
 _IRREGULAR = {
-    "atelectases": "atelectasis", "metastases": "metastasis", "pneumothoraces": "pneumothorax", "bullae": "bulla",
+    "pneumothoraces": "pneumothorax", "bullae": "bulla", "granulomata": "granuloma", "dilation": "dilatation",
     "vertebrae": "vertebra", "axillae": "axilla", "bronchi": "bronchus", "hila": "hilum", "emboli": "embolus",
     "thrombi": "thrombus", "septa": "septum", "apices": "apex", "bases": "base", "masses": "mass",
     "calculi": "calculus", "foci": "focus", "prostheses": "prosthesis",
@@ -49,12 +49,14 @@ def stem(word: str, language: Language) -> str:
         word = _IRREGULAR.get(word, word)
         if len(word) > 3:
             word = re.sub(r"ies$", "y", word)
-            word = re.sub(r"(?<=[cs]h)es$|(?<=x)es$|(?<=[^sui])s$", "", word)
+            word = re.sub(r"(tas|[a-z]{3}os)es$", r"\1is", word)
+            word = re.sub(r"(?<=[cs]h)es$|(?<=ss)es$|(?<=x)es$|(?<=[^sui])s$", "", word)
+            word = re.sub(r"(?<=[a-z]{3})is(e|ed|ing|ation)$", r"iz\1", word)
         word = word.replace("oe", "e").replace("ae", "e")
         return re.sub(r"our$", "or", re.sub(r"([^aeiou])re$", r"\1er", word)) if len(word) > 4 else word
     if len(word) > 3:
         word = re.sub(r"ces$", "z", word)
-        word = re.sub(r"(?<=[lrndjz])es$|(?<=[aeiou])s$", "", word)
+        word = re.sub(r"(?<!bl)(?<=[lrndjz])es$|(?<=[aeiou])s$", "", word)
         # Verbs: "se observan" is "se observa".
         word = re.sub(r"(?<=[ae])n$", "", word)
         word = re.sub(r"a$", "o", word)
