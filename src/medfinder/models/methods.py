@@ -13,7 +13,7 @@ from torch import nn
 
 from medfinder.config import build_settings
 from medfinder.errors import ConfigError
-from medfinder.models import medfinder
+from medfinder.models import baselines, medfinder, paper
 from medfinder.models.learner import Learner, Network
 from medfinder.volume import Grid
 
@@ -82,5 +82,22 @@ METHODS: dict[str, Method] = {
         medfinder.MedFinderLearner,
         pools_text=False,
         knows_regions=True,
+    ),
+    "paper": Method(
+        paper.PaperSettings, paper.PaperObjectiveSettings, paper.Paper, paper.PaperLearner, pools_text=True
+    ),
+    "clip4clip": Method(
+        baselines.Clip4ClipSettings,
+        baselines.BaselineObjectiveSettings,
+        baselines.Clip4Clip,
+        baselines.BaselineLearner,
+        pools_text=True,
+    ),
+    "mir3d": Method(
+        baselines.Mir3dSettings,
+        baselines.BaselineObjectiveSettings,
+        baselines.Mir3d,
+        baselines.BaselineLearner,
+        pools_text=True,
     ),
 }

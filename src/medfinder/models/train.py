@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import medfinder
-from medfinder.config import build_settings, merge
+from medfinder.config import build_settings, merge, read_toml
 from medfinder.curation.dataset import Dataset
 from medfinder.errors import ConfigError
 from medfinder.models.checkpoint import (
@@ -63,6 +63,7 @@ from medfinder.models.texts import PieceTable, embed_pieces
 from medfinder.volume import Grid
 
 STATE = "resume/state.safetensors"
+PRESETS = Path(__file__).parent / "presets"
 SETTLE_CASES = 256  # ours: enough for a mean, and 2% of the time of an epoch of 2,600 cases
 FORMAT = 2  # of the state file and the order of random draws
 
@@ -576,9 +577,7 @@ def build_train_settings(preset: str, values: Mapping[str, Any]) -> TrainSetting
     Raises:
         ConfigError: no preset has that name, or a value does not fit.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(sorted(PRESETS))}")
-    whole = merge(PRESETS[preset], values)
+    whole = merge(read_preset(preset), values)
     method = method_of(whole.get("method", "medfinder"))
     parts: dict[str, Any] = {
         "model": build_settings(method.model, whole.pop("model", {}), where="settings.model"),
@@ -587,5 +586,13 @@ def build_train_settings(preset: str, values: Mapping[str, Any]) -> TrainSetting
     return replace(build_settings(TrainSettings, whole), **parts)
 
 
-# Only what differs from the defaults of TrainSettings and of the method's own settings.
-PRESETS: dict[str, dict[str, Any]] = {"medfinder": {}}
+def read_preset(name: str) -> dict[str, Any]:
+    """Read a preset: what differs from the defaults of ``TrainSettings`` and of its method's own settings.
+
+    Raises:
+        ConfigError: no preset has that name.
+    """
+    known = {path.stem: path for path in PRESETS.glob("*.toml")}
+    if name not in known:
+        raise ConfigError(f"unknown preset {name!r}; known: {', '.join(sorted(known))}")
+    return read_toml(known[name])
