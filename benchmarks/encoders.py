@@ -1,7 +1,7 @@
 """Time of the 3-D image encoders on this machine: memory order and precision side by side.
 
-Volumes are random; nothing is learnt. Each row is the fastest of the repeats, per volume: forward alone as in indexing,
-forward and backward as in training.
+Volumes are random; nothing is learnt. Each row is the fastest of the repeats per volume, in processor time, so that other
+work on the machine counts little: forward alone as in indexing, forward and backward as in training.
 
     python benchmarks/encoders.py
     python benchmarks/encoders.py --names resnet50 vit_b --shape 224 224 96 --batch 1
@@ -21,14 +21,14 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def times_s(encoder: torch.nn.Module, x: torch.Tensor, kind: torch.dtype) -> tuple[float, float]:
-    """Time one forward, and one forward with backward, in seconds."""
+    """Time one forward, and one forward with backward, in seconds of processor time."""
     encoder.zero_grad(set_to_none=True)
-    start = time.perf_counter()
+    start = time.process_time()
     with torch.autocast("cpu", kind, enabled=kind is not torch.float32):
         cls, tokens = encoder(x)
-    forward = time.perf_counter() - start
+    forward = time.process_time() - start
     (cls.float().square().mean() + tokens.float().square().mean()).backward()
-    return forward, time.perf_counter() - start
+    return forward, time.process_time() - start
 
 
 def compare(name: str, x: torch.Tensor, kinds: Sequence[str], repeats: int) -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs=3, type=int, default=None, help="voxels along x, y and z; the default grid's")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--types", nargs="+", choices=TYPES, default=["float32"])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)

@@ -110,6 +110,10 @@ class ResNet3d(nn.Module):
 
     Source: He et al. 2016, with the third axis of Hara et al. 2018, as in MONAI.
 
+    Its memory order is torch's default. ``.to(memory_format=torch.channels_last_3d)`` made the forward up to a third
+    faster and a training step up to a half slower where it was tried (float32, AVX-512 without bf16; the backward of
+    group norm is slow in that order). Measure with ``benchmarks/encoders.py``, then choose.
+
     Args:
         shape: voxels along x, y and z; any.
         channels_in: channels of a volume.
@@ -156,9 +160,6 @@ class ResNet3d(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        # Measured by benchmarks/encoders.py: faster than torch's default order on CPUs, and no slower on GPUs by
-        # torch's own advice. Torch's overloads leave out this documented form.
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> TokenMap:
         """Map (n, channels, x, y, z) to tokens; the class vector is their mean."""
