@@ -1,7 +1,7 @@
 """Time of the 3-D image encoders on this machine: memory order and precision side by side.
 
-Volumes are random; nothing is learnt. Each row is the fastest of the repeats per volume, in processor time, so that other
-work on the machine counts little: forward alone as in indexing, forward and backward as in training.
+Volumes are random; nothing is learnt. Each row is the fastest of the repeats per volume, in processor time, so that
+other work on the machine counts little: forward alone as in indexing, forward and backward as in training.
 
     python benchmarks/encoders.py
     python benchmarks/encoders.py --names resnet50 vit_b --shape 224 224 96 --batch 1
