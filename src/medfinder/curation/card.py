@@ -27,7 +27,7 @@ _MADE = """\
 ## How it was made
 
 Source: `{source}`. Each volume was turned to RAS+, resampled to {spacing} mm, clipped to {window} HU and cropped or
-padded to {shape} voxels about the body; `volumes/<case_id>.nii` holds it as int16 HU. Set aside: volumes with any
+padded to {shape} voxels {about}; `volumes/<case_id>.nii` holds it as {dtype} HU. Set aside: volumes with any
 dimension below {min_dimension} voxels (phantoms: {min_dimension_synthetic}) or more than {missing:g}% missing voxels,
 {reports}.
 Patients, not rows, were split {train:g}/{val:g}/{test:g} (seed {seed}), stratified by their rarest finding.
@@ -80,7 +80,10 @@ def describe_making(provenance: Mapping[str, Any]) -> str:
     else:
         reports = f"reports with fewer than {settings['min_words']} words (studies without a report were kept)"
     limits = {**quality, **settings}
+    recipe = grid.get("recipe", "")
     return _MADE.format(
+        about=f"about its middle, as the published model {recipe} expects" if recipe else "about the body",
+        dtype="float32" if recipe else "int16",
         source=provenance["source"],
         spacing=" x ".join(f"{s:g}" for s in grid["spacing_mm"]),
         window=" to ".join(f"{v:g}" for v in grid["window_hu"]),

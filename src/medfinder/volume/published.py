@@ -188,7 +188,7 @@ def _cut(hu: Array, starts: Sequence[int], shape: Shape) -> Float32:
 
 
 def _finish(hu: Float32, affine: Affine, begin: Sequence[int] | Array, volume: Volume) -> Volume:
-    """Put the array where it lies: ``begin`` is its first voxel among the resampled ones, below 0 where it was padded."""
+    """Put the array where it lies: ``begin`` is its first voxel of the resampled ones, below 0 where it was padded."""
     placed = affine.copy()
     placed[:3, 3] += affine[:3, :3] @ np.asarray(begin)
     return Volume(hu, placed, volume.notes, volume.padding_share)

@@ -231,6 +231,9 @@ def test_a_curated_volume_is_the_prepared_one_to_the_last_bit(tmp_path: Path) ->
     stored = dataset.volume(dataset.cases[0])
     assert stored.dtype == np.float32
     assert np.array_equal(stored, standardise_file(raw, MERLIN.grid).hu)
+    card = (dataset.path / "README.md").read_text(encoding="utf-8")
+    assert "as the published model merlin expects" in card
+    assert "float32 HU" in card
 
 
 def test_a_dataset_on_our_grid_is_refused_by_a_published_model(tmp_path: Path) -> None:
@@ -239,3 +242,16 @@ def test_a_dataset_on_our_grid_is_refused_by_a_published_model(tmp_path: Path) -
     dataset = open_or_curate(tmp_path / "raw", beside=tmp_path / "index", grid=ours)
     with pytest.raises(ConfigError, match="recipe='colipri'"):
         build_index(dataset, tmp_path / "index", LOAD["colipri"](GOLD / "colipri"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "build", [lambda: Merlin(MerlinSizes()), lambda: CtClip(CtClipSizes())], ids=["merlin", "ct-clip"]
+)
+def test_full_sizes_embed_a_whole_volume(build: Callable[[], Merlin | CtClip]) -> None:
+    # COLIPRI's 13,824 tokens in 16 layers take two cores many minutes: it is run at full size by hand only.
+    network = build().eval()
+    with torch.inference_mode():
+        vectors = network.embed_volumes(torch.full((1, *network.grid.shape), -500.0))
+    assert vectors.shape == (1, network.width)
+    assert torch.isfinite(vectors).all()
