@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from unittest import mock
 
 from medfinder.curation import pool
 from medfinder.curation.curate import CurationSettings, curate
@@ -69,11 +70,11 @@ def pretend(job: Job, out: Path, _settings: CurationSettings) -> CuratedStudy:
 
 def measure(folder: Path, count: int) -> tuple[float, float, float]:
     """Give seconds, MB before and MB at most."""
-    pool.curate_study = pretend
     write_studies(folder / f"source{count}", count)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    summary = curate(folder / f"source{count}", folder / f"out{count}", CurationSettings())
+    with mock.patch.object(pool, "curate_study", pretend):
+        summary = curate(folder / f"source{count}", folder / f"out{count}", CurationSettings())
     if summary.studies + summary.held != count:
         raise SystemExit(f"{summary.studies} of {count} studies came through")
     return time.perf_counter() - start, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

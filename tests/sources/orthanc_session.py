@@ -24,6 +24,7 @@ from typing import Any
 
 import requests
 
+from medfinder.curation.curate import CurationSettings, curate
 from medfinder.errors import MedFinderError
 from medfinder.records import Dropped, Study
 from medfinder.sources import dicom, pacs
@@ -119,6 +120,13 @@ def find(settings: pacs.PacsSettings, **search: Any) -> list[str]:
     return sorted({entry.study_id for entry in studies if isinstance(entry, Study)})
 
 
+def curated(source: Path, out: Path) -> dict[str, Any]:
+    """Curate in passing, and tell what became of it."""
+    summary = curate(source, out, CurationSettings(deidentify=False))
+    volumes = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in (out / "volumes").iterdir())
+    return {"reasons": dict(summary.reasons), "cases": summary.cases, "held": summary.held, "volumes": volumes}
+
+
 def refusal(settings: pacs.PacsSettings) -> str:
     try:
         list(pacs.list_studies(settings))
@@ -142,6 +150,9 @@ def main(program: str, export: Path, work: Path) -> None:
         before = times(work / "cache")
         told["ids again"] = [entry.study_id for entry in pacs.read(source)]
         told["fetched again"] = len(before.items() ^ times(work / "cache").items())
+        told["curated"] = curated(source, work / "out")
+        told["curated export"] = curated(export, work / "out of export")
+        told["voxels left"] = len(list((work / "cache" / "voxels").rglob("*.dcm")))
         told["patients"] = find(settings, patients=("HNC-1234",))
         told["patient with a blank"] = find(settings, patients=("HNC 77",))
         told["from 2021 on"] = find(settings, since=date(2021, 1, 1))

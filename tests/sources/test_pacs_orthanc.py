@@ -74,6 +74,16 @@ def test_the_second_run_fetches_nothing_and_says_the_same(told: dict[str, Any]) 
     assert told["ids again"] == [entry["study_id"] for entry in told["entries"]]
 
 
+def test_what_is_curated_in_passing_is_what_the_export_gives_and_leaves_nothing_behind(told: dict[str, Any]) -> None:
+    # The study without CT is in the export alone; its one series is the difference.
+    expected = dict(told["curated export"]["reasons"])
+    expected["series: not CT"] -= 1
+    assert told["curated"]["reasons"] == expected
+    for name in ("cases", "held", "volumes"):
+        assert told["curated"][name] == told["curated export"][name]
+    assert told["voxels left"] == 0
+
+
 def test_studies_are_found_by_patient_date_and_number(told: dict[str, Any]) -> None:
     assert set(told["patients"]) == {study_id("1.2.3.1"), study_id("1.2.3.2")}
     assert told["patient with a blank"] == [study_id("1.2.3.3")]
