@@ -58,6 +58,7 @@ def plan_tables(dataset: Dataset, tables: Sequence[str], rows: str | None, bench
             "seed": step.seed,
             "state": step.state,
             "preset": step.recipe.preset,
+            "trained_as": step.trained,
             "settings": dict(step.recipe.settings),
             "reason": step.reason,
         }

@@ -1,6 +1,5 @@
 """The paper's tables, run row by row: benchmark."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,9 +109,12 @@ def benchmark(
 
 def _show_plan(steps: Sequence[Mapping[str, Any]]) -> None:
     table = Table()
-    for column in ("row", "seed", "state", "preset", "settings or reason"):
-        table.add_column(column, overflow="fold")
+    columns = ("row", "seed", "state", "preset", "trained_as")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
     for step in steps:
-        more = step["reason"] or json.dumps(step["settings"])
-        table.add_row(step["row"], str(step["seed"]), step["state"], step["preset"], more)
+        table.add_row(*(str(step[column]) for column in columns))
     plain_console().print(table)
+    for row, reason in {step["row"]: step["reason"] for step in steps if step["reason"]}.items():
+        remark(f"{row}: {reason}")
+    remark("--json shows the settings of each row")
