@@ -44,7 +44,7 @@ class WordEncoder:
     def encode(self, sentences: Sequence[str]) -> list[np.ndarray]:
         return [np.stack([self._word(word) for word in ["^", *sentence.split()]]) for sentence in sentences]
 
-    def pool(self, pieces: Sequence[str]) -> np.ndarray:
+    def pool(self, pieces: Sequence[str], *, max_tokens: int | None = None) -> np.ndarray:  # noqa: ARG002
         return np.stack([tokens.astype(np.float32).mean(0) for tokens in self.encode(pieces)])
 
     def _word(self, word: str) -> np.ndarray:

@@ -185,6 +185,7 @@ def test_a_vit_with_the_weights_of_monai_gives_its_tokens(nets: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "width", "tokens"),
     [
+        ("compact", 128, (28, 28, 12)),
         ("resnet10", 512, (7, 7, 3)),
         ("resnet18", 512, (7, 7, 3)),
         ("resnet50", 2048, (7, 7, 3)),
@@ -192,6 +193,7 @@ def test_a_vit_with_the_weights_of_monai_gives_its_tokens(nets: Any) -> None:
         ("vit_b", 768, (14, 14, 6)),
         ("vit_s", 384, (28, 28, 12)),
         ("vit_ti", 192, (28, 28, 12)),
+        ("vit_xs", 128, (28, 28, 12)),
     ],
 )
 def test_the_sizes_at_224x224x96_are_those_of_the_paper(name: str, width: int, tokens: tuple[int, int, int]) -> None:

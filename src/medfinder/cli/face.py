@@ -55,7 +55,10 @@ app = typer.Typer(
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
 ModelPath = Annotated[
-    Path | None, typer.Option("--model", help="Checkpoint folder; without it the shipped synthetic checkpoint serves.")
+    Path | None,
+    typer.Option(
+        "--model", help="Checkpoint folder, or colipri, merlin, ct-clip:FOLDER; the shipped synthetic one if not given."
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
 

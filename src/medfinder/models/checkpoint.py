@@ -126,15 +126,20 @@ def read_config(path: Path) -> CheckpointConfig:
 
 
 def load_model(path: Path | str | None = None, *, text_encoder: TextEncoder | None = None) -> DualEncoder:
-    """Load a checkpoint folder, ready to encode.
+    """Load a model, ready to encode.
 
     Args:
-        path: the folder; None takes the checkpoint that medfinder ships.
+        path: a checkpoint folder, or the name of a published model (``medfinder.models.published``); None takes the
+            checkpoint that medfinder ships.
         text_encoder: the frozen encoder, if it is at hand already; else it is found by the name in the configuration.
 
     Raises:
         CheckpointError: something is missing, damaged or does not fit; the message names it.
     """
+    from medfinder.models.published import is_published, load_published
+
+    if path is not None and is_published(str(path)):
+        return load_published(str(path))
     folder = SHIPPED if path is None else Path(path)
     if path is None and not (folder / WEIGHTS).is_file():
         raise CheckpointError("this copy of medfinder ships no checkpoint; train one: medfinder train DATASET OUT")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medfinder.errors import ConfigError
+from medfinder.models.image_encoder import ResidualBlock
 
 Shape = tuple[int, int, int]
 # Of each stage of a ResNet. Source: He et al. 2016, table 1.
@@ -169,6 +170,44 @@ class ResNet3d(nn.Module):
         return TokenMap(tokens.mean(1), tokens)
 
 
+class Compact(nn.Module):
+    """The convolutions of our own image encoder, for machines without a GPU; see ``VolumeEncoder``.
+
+    Ours: a matrix product over patches of 2x2x2 voxels, then two stages of one residual block that halve the grid. With
+    it the paper's objective can be compared with ours on the same encoder.
+
+    Args:
+        shape: voxels along x, y and z; multiples of 8.
+        channels_in: channels of a volume.
+
+    Raises:
+        ConfigError: a side is no multiple of 8.
+    """
+
+    has_batch_statistics = False
+    width = 128
+
+    def __init__(self, shape: Shape, channels_in: int) -> None:
+        super().__init__()
+        _check_sizes(shape, channels_in)
+        if any(side % 8 for side in shape):
+            raise ConfigError(
+                f"a volume of {_by(shape)} voxels; the compact encoder needs sides that are multiples of 8"
+            )
+        self.shape, self.channels_in = shape, channels_in
+        self.tokens = _divided(shape, 8)
+        self.stem = nn.Conv3d(channels_in, 32, 2, 2)
+        self.stages = nn.Sequential(ResidualBlock(32, 64, 2), ResidualBlock(64, self.width, 2))
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's overloads leave it out
+
+    def forward(self, x: Tensor) -> TokenMap:
+        """Map (n, channels, x, y, z) to tokens; the class vector is their mean."""
+        _check_input(x, self.channels_in, self.shape)
+        x = functional.relu(self.stem(x.to(memory_format=torch.channels_last_3d)), inplace=True)
+        tokens = self.stages(x).flatten(2).transpose(1, 2)
+        return TokenMap(tokens.mean(1), tokens)
+
+
 class TransformerBlock(nn.Module):
     """Self-attention, then two layers, each on normalised input around a shortcut. Source: Dosovitskiy et al. 2021."""
 
@@ -270,10 +309,11 @@ def _by(sides: Sequence[int]) -> str:
 
 
 # Sizes: He et al. 2016, table 1 (resnet10: MONAI, one block a stage); Dosovitskiy et al. 2021, table 1 (vit_b);
-# Touvron et al. 2021, table 1 (vit_s, vit_ti); these have patches of 8, ours: they divide the default grid, and leave
-# it 448 tokens.
+# Touvron et al. 2021, table 1 (vit_s, vit_ti; vit_xs is ours); these have patches of 8, ours: they divide the default
+# grid, and leave it 448 tokens.
 # resnet50_batch_norm is MONAI's default, which the authors' released script trains.
-IMAGE_ENCODERS: dict[str, Callable[[Shape, int], ResNet3d | Vit3d]] = {
+IMAGE_ENCODERS: dict[str, Callable[[Shape, int], ResNet3d | Vit3d | Compact]] = {
+    "compact": Compact,
     "resnet10": lambda shape, channels_in: ResNet3d(shape, channels_in, BasicBlock, (1, 1, 1, 1)),
     "resnet18": lambda shape, channels_in: ResNet3d(shape, channels_in, BasicBlock, (2, 2, 2, 2)),
     "resnet50": lambda shape, channels_in: ResNet3d(shape, channels_in, Bottleneck, (3, 4, 6, 3)),
@@ -284,5 +324,6 @@ IMAGE_ENCODERS: dict[str, Callable[[Shape, int], ResNet3d | Vit3d]] = {
         shape, channels_in, patch=16, width=768, layers=12, heads=12, hidden=3072
     ),
     "vit_s": lambda shape, channels_in: Vit3d(shape, channels_in, patch=8, width=384, layers=12, heads=6, hidden=1536),
+    "vit_xs": lambda shape, channels_in: Vit3d(shape, channels_in, patch=8, width=128, layers=6, heads=4, hidden=512),
     "vit_ti": lambda shape, channels_in: Vit3d(shape, channels_in, patch=8, width=192, layers=12, heads=3, hidden=768),
 }

@@ -7,7 +7,7 @@ cases does, batch norms of the light part included. In: a batch of cases. Out: t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -40,8 +40,14 @@ class Batch:
 
 
 class Network(Protocol):
-    """The trained part of a model: what a checkpoint holds. An ``nn.Module``."""
+    """The trained part of a model: what a checkpoint holds. An ``nn.Module``.
 
+    Attributes:
+        settings: how to build it again; without the places of files, which a checkpoint needs no more.
+        width: of the unit vectors.
+    """
+
+    settings: Any
     width: int
 
     def cut(self, text: str) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class PaperSettings:
             which the text encoder sees what fits: "no sampler" of table 4.
         words: L, length of a run.
         runs: beginnings of runs in a report at most; see ``runs_of``.
+        tokens: of a run that the text encoder sees at most; 0 for its whole context (released: 100).
         text_width: of a trained linear layer on the text vectors; 0 for none, as in the paper.
         is_fused: join the two views by eq. 5 and 6; without, the first view is taken (the released script).
     """
@@ -48,6 +49,7 @@ class PaperSettings:
     sampler: str = "run"
     words: int = 100
     runs: int = 8
+    tokens: int = 0
     text_width: int = 0
     is_fused: bool = True
 
@@ -123,7 +125,7 @@ class Paper(nn.Module):
 
     def freeze(self, encoder: TextEncoder, pieces: Sequence[str]) -> list[np.ndarray]:
         """W = F_biomedClip(T'): give the frozen vector (1, D) of each run."""
-        return list(encoder.pool(pieces)[:, None])
+        return list(encoder.pool(pieces, max_tokens=self.settings.tokens or None)[:, None])
 
     def scaled(self, hu: Tensor) -> Tensor:
         """Scale HU (..., x, y, z) to -1..1: R, the paper's resizing, is done by ``volume.standardise`` before."""

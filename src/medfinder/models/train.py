@@ -80,6 +80,7 @@ class OptimizerSettings:
         clip_norm: gradients longer than this are shortened; 0 leaves them.
         average: of the weights, moving: the share that stays at each step; validation and checkpoint take the average.
             0 takes the weights themselves.
+        rates: factors on the learning rate by the beginning of a weight's name, e.g. for a tower trained before.
     """
 
     kind: str = "adamw"
@@ -89,6 +90,7 @@ class OptimizerSettings:
     warm_up: float = 0.05
     clip_norm: float = 1.0
     average: float = 0.0
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in ("adamw", "sgd"):
@@ -146,11 +148,14 @@ def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
 
 
 def _optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    # Biases, norms, positions and the temperature are not decayed.
-    trained = [weight for weight in network.parameters() if weight.requires_grad]
-    decayed = [weight for weight in trained if weight.ndim > 1]
-    others = [weight for weight in trained if weight.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    parts: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, weight in network.named_parameters():
+        if weight.requires_grad:
+            # Biases, norms, positions and the temperature are not decayed.
+            decay = settings.weight_decay if weight.ndim > 1 else 0.0
+            rate = next((factor for start, factor in settings.rates.items() if name.startswith(start)), 1.0)
+            parts.setdefault((decay, rate), []).append(weight)
+    groups = [{"params": some, "weight_decay": decay, "rate": rate} for (decay, rate), some in parts.items()]
     if settings.kind == "sgd":
         return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
@@ -323,7 +328,7 @@ def prepare(
     config = CheckpointConfig(
         name=f"medfinder {out.name}",
         method=settings.method,
-        model=settings.model,
+        model=network.settings,
         grid=settings.grid,
         labels=labels,
         text_encoder_sha256=encoder.sha256,
@@ -431,7 +436,7 @@ def _fit(
             if settings.optimizer.clip_norm:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), settings.optimizer.clip_norm)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(reading.step, total, settings.optimizer)
+                group["lr"] = group["rate"] * learning_rate(reading.step, total, settings.optimizer)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             _move_averages(averages, network, settings.optimizer.average)
