@@ -147,7 +147,8 @@ def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
     return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Make the optimizer of what can be trained."""
     parts: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         if weight.requires_grad:
@@ -407,7 +408,7 @@ def _fit(
     settings, network, run = task.settings, as_module(task.network), task.provenance["run"]
     fabric.to_device(network)
     network.train()
-    optimizer = _optimizer(network, settings.optimizer)
+    optimizer = make_optimizer(network, settings.optimizer)
     averages = _begin_averages(network, settings.optimizer.average)
     share = (fabric.global_rank, fabric.world_size)
     order = Order(len(task.train_set), settings.batch, settings.seed, settings.accumulate, share)
