@@ -131,6 +131,31 @@ def test_training_moves_image_encoder_text_head_and_temperature_but_not_the_text
     assert not any(name.startswith("text_encoder") for name in network.state_dict())
 
 
+def test_sentences_find_the_regions_that_they_name(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    local = replace(tiny, model=replace(tiny.model, region_width=8))
+    task = ready(dataset, tmp_path / "out", local, words)
+    labels = task.train_set.piece_labels
+    assert labels is not None
+    named = {piece: labels[number] for piece, number in task.table.number.items()}
+    assert named["nothing else"] == frozenset()
+    assert "mass" in named["mass at left upper"]
+    network, learner = as_module(task.network), task.learner
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    reading = next(Order(8, 8, seed=0).read(task.train_set, 0, 1))
+    losses = []
+    for _ in range(40):
+        batch = Batch(0, reading.cases, task.train_set, task.table, 0)
+        optimizer.zero_grad()
+        terms = compute_gradients(learner, torch.from_numpy(reading.hu), batch, start_fabric(tiny.device, batch=8))
+        losses.append(float(terms["local"]))
+        assert network.get_parameter("region_projection.weight").grad.any()
+        assert network.get_parameter("sentence_projection.weight").grad.any()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 2
+
+
 def test_the_frozen_vectors_are_made_once(
     dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,16 +4,20 @@ In: a dataset folder, and how a report is cut into pieces. Out: examples; batche
 thread from the memory-mapped files. Every draw depends on the seed and the number of the step alone.
 """
 
+import hashlib
+import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from medfinder.curation.dataset import Dataset
-from medfinder.models.labels import ShortQuery, draw_query
+from medfinder.curation.keywords import extract_findings
+from medfinder.models.labels import ShortQuery, draw_query, labels_of
 from medfinder.models.texts import PieceTable
 from medfinder.records import Case, Finding
 
@@ -31,6 +35,7 @@ class Examples:
         findings: of each case.
         queries: for each case some short queries with the numbers of their pieces; may be empty.
         regions: for each case the (token, label) pairs where a finding's mask touches the token; None when unknown.
+        piece_labels: what each piece of text says is there; None where nothing asks for it.
     """
 
     hu: Callable[[int], np.ndarray]
@@ -39,6 +44,7 @@ class Examples:
     findings: Sequence[tuple[Finding, ...]]
     queries: Sequence[Sequence[tuple[ShortQuery, tuple[int, ...]]]]
     regions: Sequence[np.ndarray] | None = None
+    piece_labels: Sequence[frozenset[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -185,6 +191,14 @@ def read_ahead(readings: Iterator[Reading], depth: int = 2) -> Iterator[Reading]
         thread.join()
 
 
-def with_regions(examples: Examples, regions: Sequence[np.ndarray]) -> Examples:
-    """Give the same examples, knowing where findings lie."""
-    return replace(examples, regions=regions)
+def label_pieces(table: PieceTable, cache: Path) -> tuple[frozenset[str], ...]:
+    """Read from each piece of text the labels of the findings that it says are there; once, kept in ``cache``."""
+    digest = hashlib.sha256("\0".join(table.number).encode()).hexdigest()
+    path = cache / f"labels-{digest[:16]}.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        stored = [sorted(labels_of(extract_findings(piece, "en"))) for piece in table.number]
+        cache.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(stored), encoding="utf-8")
+    return tuple(frozenset(labels) for labels in stored)

@@ -140,7 +140,10 @@ class ImageEncoder(nn.Module):
 
     def forward(self, hu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map HU (n, x, y, z) to features (n, features) and the label scores of each volume and of each token."""
-        tokens = self.tokens(hu)
+        return self.pool(self.tokens(hu))
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map tokens to features (n, features) and the label scores of each volume and of each token."""
         n, count, width = tokens.shape
         heads, queries = self.settings.heads, self.settings.queries
         keys = self.keys(tokens).view(n, count, heads, width // heads)

@@ -35,6 +35,7 @@ class ModelSettings:
 
     Attributes:
         width: length of the shared vectors.
+        region_width: length of the vectors of regions and sentences, for late interaction; 0 for none.
         text_encoder: key of ``TEXT_ENCODERS``.
         first_scale: of the scores before training; 1 / 0.07 as in CLIP.
     """
@@ -42,6 +43,7 @@ class ModelSettings:
     image: ImageEncoderSettings = field(default_factory=ImageEncoderSettings)
     text: TextHeadSettings = field(default_factory=TextHeadSettings)
     width: int = 256
+    region_width: int = 0
     text_encoder: str = "minilm"
     first_scale: float = 1 / 0.07
 
@@ -54,6 +56,9 @@ class ObjectiveSettings:
         extra_texts: reports of other cases that each image is told apart from, besides those of the batch.
         label_weight: of the supervised term on the findings; 0 leaves it out.
         query_weight: of the contrastive term with short queries made of the case's findings; 0 leaves it out.
+        local_weight: of the contrastive term of sentences with the region of a volume that is nearest to each; needs
+            ``region_width``.
+        local_scale: of its cosines.
         region_weight: of the supervised term on where findings lie, if the dataset's masks are given.
         whole_report: share of the steps' texts that are whole reports; the others are a run of their sentences.
         shift_voxels: volumes are moved by up to so many voxels on each axis.
@@ -65,6 +70,8 @@ class ObjectiveSettings:
     extra_texts: int = 96
     label_weight: float = 1.0
     query_weight: float = 0.5
+    local_weight: float = 0.5
+    local_scale: float = 10.0
     region_weight: float = 1.0
     whole_report: float = 0.5
     shift_voxels: int = 2
@@ -87,6 +94,9 @@ class MedFinder(nn.Module):
         self.text_projection = _projection(settings.text.width, 2 * settings.width, settings.width)
         self.text_labels = nn.Linear(settings.text.width, len(labels))
         nn.init.constant_(self.text_labels.bias, -3.0)
+        if settings.region_width:
+            self.region_projection = nn.Linear(settings.image.channels[-1], settings.region_width)
+            self.sentence_projection = nn.Linear(settings.text.width, settings.region_width)
         self.log_scale = nn.Parameter(torch.tensor(math.log(settings.first_scale)))
 
     def cut(self, text: str) -> tuple[str, ...]:
@@ -103,15 +113,28 @@ class MedFinder(nn.Module):
 
     def embed_texts(self, texts: Sequence[Sequence[int]], vectors: Sequence[np.ndarray]) -> Tensor:
         """Map texts, each the numbers of its sentences, to unit vectors (n, width)."""
-        return self.read_texts(batch_sentences(texts, vectors).to(self.log_scale.device))[0]
+        batch = batch_sentences(texts, vectors).to(self.log_scale.device)
+        return self.read_texts(batch, self.text.sentences(batch))[0]
 
     def project(self, features: Tensor) -> Tensor:
         """Map the image encoder's features to unit vectors (n, width)."""
         return functional.normalize(self.image_projection(features), dim=1)
 
-    def read_texts(self, batch: SentenceBatch) -> tuple[Tensor, Tensor]:
-        """Map texts to unit vectors (n, width) and label scores (n, labels)."""
-        features = self.text(batch)
+    def embed_regions(self, tokens: Tensor) -> Tensor:
+        """Map the image encoder's tokens (n, tokens, channels) to unit vectors (n, tokens, region_width)."""
+        return functional.normalize(self.region_projection(tokens), dim=2)
+
+    def embed_sentences(self, vectors: Tensor) -> Tensor:
+        """Map the text head's sentences (n, width) to unit vectors (n, region_width)."""
+        return functional.normalize(self.sentence_projection(vectors), dim=1)
+
+    def read_texts(self, batch: SentenceBatch, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        """Map texts to unit vectors (n, width) and label scores (n, labels).
+
+        Args:
+            sentences: their vectors by the text head.
+        """
+        features = self.text.join(sentences, batch)
         return functional.normalize(self.text_projection(features), dim=1), self.text_labels(features)
 
     def scale(self) -> Tensor:
@@ -140,13 +163,14 @@ class MedFinderLearner:
         return augment.add_noise(scaled, chosen.noise_hu, rng).unsqueeze(1)
 
     def encode(self, views: Tensor) -> tuple[Tensor, ...]:
-        """Map views to features (n, features) and the label scores of each volume and of each of its tokens."""
-        found: tuple[Tensor, ...] = self.network.image(views.squeeze(1))
-        return found
+        """Map views to features (n, features), label scores of volumes and of tokens, and vectors of regions."""
+        tokens = self.network.image.tokens(views.squeeze(1))
+        regions = (self.network.embed_regions(tokens),) if self.network.settings.region_width else ()
+        return (*self.network.image.pool(tokens), *regions)
 
     def terms(self, encoded: tuple[Tensor, ...], batch: Batch) -> Mapping[str, Tensor]:
         """Compute the terms of the loss: contrastive, query, image_labels, text_labels, regions."""
-        features, image_labels, token_labels = encoded
+        features, image_labels, token_labels, *regions = encoded
         examples, settings, network = batch.examples, self.settings, self.network
         rng = batch.draws(3)
         images = network.project(features)
@@ -157,8 +181,9 @@ class MedFinderLearner:
         texts = [_view(examples.pieces[c], settings.whole_report, rng) for c in own]
         texts += [examples.pieces[c] for c in others]
         texts += [pieces for _, pieces in asked]
-        sentences = batch_sentences(texts, batch.table.vectors).to(features.device)
-        vectors, text_labels = network.read_texts(sentences)
+        found = batch_sentences(texts, batch.table.vectors).to(features.device)
+        sentences = network.text.sentences(found)
+        vectors, text_labels = network.read_texts(found, sentences)
         views, rest, queries = torch.split(vectors, [len(own), len(others), len(asked)])
 
         scale = network.scale()
@@ -177,17 +202,49 @@ class MedFinderLearner:
                 whole = text_labels[len(own) : len(own) + len(others)]
                 terms["text_labels"] = settings.label_weight * label_loss(whole, self._targets(examples, others)) / 2
         if settings.region_weight and examples.regions is not None:
-            regions = torch.zeros_like(token_labels)
-            for row, case in enumerate(own):
-                pairs = torch.from_numpy(examples.regions[case].astype(np.int64))
-                # The volume was shifted by fewer voxels than half a token, so its tokens still fit.
-                regions[row, pairs[:, 0], pairs[:, 1]] = 1.0
-            terms["regions"] = settings.region_weight * region_loss(token_labels, regions)
+            terms["regions"] = settings.region_weight * region_loss(
+                token_labels, _regions_of(examples, own, token_labels)
+            )
+        if settings.local_weight and regions:
+            terms["local"] = settings.local_weight * self._align(regions[0], found, sentences, batch)
         return terms
+
+    def _align(self, regions: Tensor, found: SentenceBatch, sentences: Tensor, batch: Batch) -> Tensor:
+        """Contrast volumes by their nearest region (MaxSim) for each sentence of theirs that names a finding.
+
+        A sentence fits every volume that has all of its findings, whatever that one's report says. Source: late
+        interaction as in ColBERT (Khattab & Zaharia 2020); sentence to region as in GLoRIA (Huang et al. 2021). That
+        positives are told by findings is ours: "small left effusion" is true of many cases.
+        """
+        examples, own = batch.examples, batch.cases
+        labels = [labels_of(examples.findings[case]) for case in own]
+        rows, fits = [], []
+        for row, piece in enumerate(found.pieces):
+            named = examples.piece_labels[piece] if examples.piece_labels else frozenset()
+            fit = [named <= some for some in labels]
+            if named and any(fit) and not all(fit):
+                rows.append(row)
+                fits.append(fit)
+        if not rows:
+            return regions.sum() * 0.0
+        asked = self.network.embed_sentences(sentences[rows])
+        nearest = torch.einsum("ntr,sr->snt", regions, asked).amax(2)
+        return contrastive_loss(nearest * self.settings.local_scale, torch.tensor(fits, device=regions.device))
 
     def _targets(self, examples: Examples, cases: np.ndarray) -> Tensor:
         found = label_targets([examples.findings[case] for case in cases], self.network.labels)
         return torch.from_numpy(found).to(self.network.log_scale.device)
+
+
+def _regions_of(examples: Examples, cases: np.ndarray, like: Tensor) -> Tensor:
+    """Make the (cases, tokens, labels) map of where findings lie: 0 and 1."""
+    assert examples.regions is not None
+    where = torch.zeros_like(like)
+    for row, case in enumerate(cases):
+        pairs = torch.from_numpy(examples.regions[case].astype(np.int64))
+        # The volume was shifted by fewer voxels than half a token, so its tokens still fit.
+        where[row, pairs[:, 0], pairs[:, 1]] = 1.0
+    return where
 
 
 def _view(pieces: tuple[int, ...], whole_report: float, rng: np.random.Generator) -> tuple[int, ...]:

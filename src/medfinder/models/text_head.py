@@ -36,15 +36,17 @@ class SentenceBatch:
         tokens: (sentences, tokens, width) float, padded with 0.
         is_token: (sentences, tokens) bool.
         belongs: (texts, sentences) float, 1 where the text holds the sentence.
+        pieces: number of each sentence in the table of frozen vectors.
     """
 
     tokens: Tensor
     is_token: Tensor
     belongs: Tensor
+    pieces: tuple[int, ...]
 
     def to(self, device: torch.device) -> "SentenceBatch":
         """Give the same batch on another device."""
-        return SentenceBatch(self.tokens.to(device), self.is_token.to(device), self.belongs.to(device))
+        return SentenceBatch(self.tokens.to(device), self.is_token.to(device), self.belongs.to(device), self.pieces)
 
 
 def batch_sentences(texts: Sequence[Sequence[int]], tokens_of: Sequence[np.ndarray]) -> SentenceBatch:
@@ -68,7 +70,9 @@ def batch_sentences(texts: Sequence[Sequence[int]], tokens_of: Sequence[np.ndarr
     for row, text in enumerate(texts):
         for number in text:
             belongs[row, place[number]] = 1.0
-    return SentenceBatch(torch.from_numpy(tokens), torch.from_numpy(is_token), torch.from_numpy(belongs))
+    return SentenceBatch(
+        torch.from_numpy(tokens), torch.from_numpy(is_token), torch.from_numpy(belongs), tuple(distinct)
+    )
 
 
 class TextHead(nn.Module):
@@ -100,11 +104,17 @@ class TextHead(nn.Module):
         whole: Tensor = vector + self.sentence_out(self.sentence_mlp(vector))
         return whole
 
+    def weights(self, vectors: Tensor) -> Tensor:
+        """Say how much of each sentence passes, (sentences, 1): normal statements say little of a case."""
+        passed: Tensor = self.floor + (1 - self.floor) * torch.sigmoid(self.gate(vectors))
+        return passed
+
     def forward(self, batch: SentenceBatch) -> Tensor:
         """Give the features (texts, width) of each text."""
-        vectors = self.sentences(batch)
-        # Normal statements say little of a case: the gate learns to let them pass less.
-        gated = (self.floor + (1 - self.floor) * torch.sigmoid(self.gate(vectors))) * vectors
-        text = batch.belongs @ gated
+        return self.join(self.sentences(batch), batch)
+
+    def join(self, vectors: Tensor, batch: SentenceBatch) -> Tensor:
+        """Join the vectors (sentences, width) of the sentences to the features (texts, width) of each text."""
+        text = batch.belongs @ (self.weights(vectors) * vectors)
         whole: Tensor = text + self.text_out(self.text_mlp(text))
         return whole

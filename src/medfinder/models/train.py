@@ -46,9 +46,9 @@ from medfinder.models.examples import (
     Order,
     Reading,
     cases_with_report,
+    label_pieces,
     read_ahead,
     read_examples,
-    with_regions,
 )
 from medfinder.models.image_encoder import token_shape
 from medfinder.models.labels import choose_labels
@@ -325,7 +325,9 @@ def prepare(
         )
     if masks is not None:
         shape = token_shape(settings.model.image, settings.grid.shape)
-        train_set = with_regions(train_set, read_regions(data, cases, masks, labels, shape))
+        train_set = replace(train_set, regions=read_regions(data, cases, masks, labels, shape))
+    if getattr(settings.model, "region_width", 0):
+        train_set = replace(train_set, piece_labels=label_pieces(table, out / "resume"))
     config = CheckpointConfig(
         name=f"medfinder {out.name}",
         method=settings.method,
