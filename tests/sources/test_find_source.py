@@ -71,13 +71,20 @@ def test_a_folder_without_cts_is_refused(tmp_path: Path) -> None:
         find_source(tmp_path)
 
 
-def test_two_kinds_side_by_side_are_refused(
+def test_two_kinds_side_by_side_are_read_one_after_the_other(
     tmp_path: Path, write_volume: Callable[..., Path], write_series: Callable[..., list[Path]]
 ) -> None:
-    write_volume(tmp_path / "ct.nii")
-    write_series(tmp_path / "dicom", slices=1)
-    with pytest.raises(ConfigError, match="DICOM and NIfTI"):
-        find_source(tmp_path)
+    source = tmp_path / "disk"
+    write_volume(source / "ct.nii")
+    write_series(source / "scans" / "first", slices=1)
+    table = tmp_path / "reports.csv"
+    table.write_text("path,report\nct.nii,one\nscans/first,two\ngone.nii,three\n")
+    assert find_source(source) == "mixed"
+    *studies, left = SOURCES["mixed"](source, table=table)
+    told = [(study.source, study.report) for study in studies if isinstance(study, Study)]
+    assert told == [("dicom", "two"), ("nifti", "one")]
+    assert isinstance(left, Dropped)
+    assert left.reason == "no image"
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:

@@ -18,12 +18,19 @@ _OWN_MIN_DIMENSION = 10
 
 
 def open_or_curate(
-    source: Path, *, beside: Path, grid: Grid, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    source: Path,
+    *,
+    beside: Path,
+    grid: Grid,
+    source_kind: str = "auto",
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Open ``source`` if it is a dataset, else curate it, keeping studies without a report.
 
     Args:
         beside: the index; the dataset made is ``<beside>.cases/<digest of the source's path>``.
+        source_kind: a key of ``medfinder.sources.SOURCES``, or ``"auto"``.
     """
     if is_dataset(source):
         return Dataset.open(source)
@@ -33,5 +40,5 @@ def open_or_curate(
     settings = CurationSettings(
         grid=grid, quality=QualitySettings(min_dimension=_OWN_MIN_DIMENSION), require_report=False, deidentify=False
     )
-    curate(source, out, settings, workers=workers, progress=progress)
+    curate(source, out, settings, source_kind=source_kind, workers=workers, progress=progress)
     return Dataset.open(out)

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from medfinder.cli.face import AsJson, app, examples, plain_console, print_json, progress_bar, remark, show_dropped
+from medfinder.cli.face import (
+    AsJson,
+    SourceKind,
+    app,
+    examples,
+    plain_console,
+    print_json,
+    progress_bar,
+    remark,
+    show_dropped,
+)
 from medfinder.records import Dropped, Study
 
 if TYPE_CHECKING:
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 )
 def series(
     source: Annotated[Path, typer.Argument(help="Raw examinations, as curate takes them.")],
-    kind: Annotated[str, typer.Option("--source", help="What SOURCE is; found out by itself.")] = "auto",
+    kind: SourceKind = "auto",
     voxels: Annotated[
         bool, typer.Option("--voxels/--no-voxels", help="Read the best candidates, or rank by headers alone.")
     ] = True,

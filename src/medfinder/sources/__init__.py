@@ -1,8 +1,8 @@
 """Where raw examinations come from: each source turns a folder into ``Study`` records, nothing judged yet.
 
 In: a folder (or one volume file), maybe a table of reports. Out: studies in a fixed order, and ``Dropped`` rows for
-what cannot be a study. Refused: a path that does not exist, a folder in which no source recognises anything, a folder
-that holds two kinds of source at once. To add a source: write its reader, add one line to ``SOURCES``.
+what cannot be a study. Refused: a path that does not exist, a folder in which no source recognises anything. To add a
+source: write its reader, add one line to ``SOURCES``.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from medfinder.errors import ConfigError
 from medfinder.records import Dropped, Study
-from medfinder.sources import bimcv, bimcv_r, dicom, nifti, pacs, phantoms_folder, release
+from medfinder.sources import bimcv, bimcv_r, dicom, mixed, nifti, pacs, phantoms_folder, release
 from medfinder.sources.files import is_dicom, is_volume_file, walk_files
 
 
@@ -34,7 +34,7 @@ def find_source(path: Path) -> str:
         A key of ``SOURCES``.
 
     Raises:
-        ConfigError: nothing is there, nothing is recognised, or two kinds of source lie side by side.
+        ConfigError: nothing is there, or nothing is recognised.
     """
     if pacs.is_pacs(path):
         return "pacs"
@@ -61,7 +61,7 @@ def find_source(path: Path) -> str:
         elif not has_dicom:
             has_dicom = is_dicom(file)
     if volumes and has_dicom:
-        raise ConfigError(f"{path} holds DICOM and NIfTI/NRRD/MHA files; name one of them as the kind of source")
+        return "mixed"
     if volumes or has_dicom:
         return "nifti" if volumes else "dicom"
     if files == 0:
@@ -80,7 +80,7 @@ def find_reader(kind: str) -> Reader:
     try:
         return SOURCES[kind]
     except KeyError:
-        raise ConfigError(f"unknown kind of source {kind!r}; known: auto, {', '.join(SOURCES)}") from None
+        raise ConfigError(f"unknown --source {kind!r}; known: auto, {', '.join(SOURCES)}") from None
 
 
 SOURCES: dict[str, Reader] = {
@@ -90,5 +90,6 @@ SOURCES: dict[str, Reader] = {
     "bimcv_r": bimcv_r.read,
     "dicom": dicom.read,
     "nifti": nifti.read,
+    "mixed": mixed.read,
     "pacs": pacs.read,
 }

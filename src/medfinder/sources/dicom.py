@@ -23,7 +23,7 @@ from pydicom.multival import MultiValue
 from medfinder.errors import ConfigError
 from medfinder.records import Dropped, Series, SeriesTags, Sex, Study
 from medfinder.sources.files import fingerprint, hash_id, is_dicom, relative_name, walk_files
-from medfinder.sources.report_table import ReportTable, Row, read_age, read_table, refuse_row
+from medfinder.sources.report_table import ReportTable, Row, read_age, read_table, refuse_row, with_leftovers
 
 # CT Image, Enhanced CT Image, Legacy Converted Enhanced CT Image Storage (DICOM PS3.4, B.5).
 _CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.2{tail}" for tail in ("", ".1", ".2"))
@@ -60,10 +60,19 @@ def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:
         ConfigError: there is no DICOM file.
         DatasetError: the table cannot be used.
     """
+    reports = read_table(table, source="dicom") if table else None
+    return with_leftovers(read_studies(path, reports), reports)
+
+
+def read_studies(path: Path, reports: ReportTable | None) -> Iterator[Study | Dropped]:
+    """Yield the studies of a DICOM folder with their rows of a table that may speak of other files, too.
+
+    Raises:
+        ConfigError: there is no DICOM file.
+    """
     studies = _scan(path)
     if not studies:
         raise ConfigError(f"no DICOM file in {path}; expected files with the letters DICM after 128 bytes")
-    reports = read_table(table, source="dicom") if table else None
     return _studies(path, studies, reports)
 
 
@@ -207,8 +216,6 @@ def _studies(root: Path, studies: dict[str, _StudyFacts], reports: ReportTable |
             detail = f"row {row.number} of the table names {used[row.number]} studies; expected one"
             row = refuse_row(facts.study_id, "dicom", "ambiguous row", detail)
         yield from _judge(facts, row, first_days.get(facts.patient_id))
-    if reports is not None:
-        yield from reports.leftovers()
 
 
 def _find_row(root: Path, facts: _StudyFacts, reports: ReportTable | None) -> Row | Dropped | None:

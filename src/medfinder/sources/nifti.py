@@ -21,7 +21,7 @@ from medfinder.sources.files import (
     relative_name,
     walk_files,
 )
-from medfinder.sources.report_table import ReportTable, Row, read_table, refuse_row
+from medfinder.sources.report_table import ReportTable, Row, read_table, refuse_row, with_leftovers
 
 
 def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:
@@ -31,10 +31,19 @@ def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:
         ConfigError: no volume file is there.
         DatasetError: the table cannot be used.
     """
+    reports = read_table(table, source="nifti") if table else None
+    return with_leftovers(read_studies(path, reports), reports)
+
+
+def read_studies(path: Path, reports: ReportTable | None) -> Iterator[Study | Dropped]:
+    """Yield the studies of volume files with their rows of a table that may speak of other files, too.
+
+    Raises:
+        ConfigError: no volume file is there.
+    """
     files = [file for file in walk_files(path) if is_volume_file(file)]
     if not files:
         raise ConfigError(f"no volume file in {path}; expected {', '.join(VOLUME_SUFFIXES)}")
-    reports = read_table(table, source="nifti") if table else None
     return _studies(path, files, reports)
 
 
@@ -54,8 +63,6 @@ def _studies(root: Path, files: list[Path], reports: ReportTable | None) -> Iter
         groups.setdefault(named.study_id, []).append(named)
     for study_id, members in groups.items():
         yield _study(study_id, members)
-    if reports is not None:
-        yield from reports.leftovers()
 
 
 def _name(root: Path, files: list[Path], reports: ReportTable | None) -> Iterator[_Named]:

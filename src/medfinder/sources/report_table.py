@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfinder.errors import ConfigError, DatasetError
-from medfinder.records import Dropped, Finding, Language, Sex
+from medfinder.records import Dropped, Finding, Language, Sex, Study
 from medfinder.sources.files import hash_id, write_whole
 from medfinder.sources.text_table import Cells, Header, read_rows
 
@@ -165,6 +165,13 @@ def write_template(path: Path) -> None:
     writer.writerow(COLUMNS)
     writer.writerows(_EXAMPLES)
     write_whole(path, text.getvalue().encode())
+
+
+def with_leftovers(entries: Iterator[Study | Dropped], reports: ReportTable | None) -> Iterator[Study | Dropped]:
+    """Yield what a source found and, once it has asked for all its images, the rows that none of them asked for."""
+    yield from entries
+    if reports is not None:
+        yield from reports.leftovers()
 
 
 def refuse_row(study_id: str, source: str, reason: str, detail: str) -> Dropped:
