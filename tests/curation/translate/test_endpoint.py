@@ -164,15 +164,12 @@ def test_a_report_cannot_end_itself_or_give_orders(
 def test_the_key_comes_from_the_environment_or_a_file_and_is_never_shown(
     endpoint: Endpoint, settings: TranslationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medfinder.curation.translate.endpoint import open_endpoint
-
     (tmp_path / "key").write_text("from-file\n")
     named = replace(settings, key_variable="OUR_TEST_KEY", key_file=tmp_path / "key")
     run(named, tmp_path / "a.jsonl")
     monkeypatch.setenv("OUR_TEST_KEY", "from-environment")
     run(named, tmp_path / "b.jsonl")
     assert set(endpoint.keys) == {"Bearer from-file", "Bearer from-environment"}
-    assert "from-environment" not in repr(open_endpoint(named))
     assert "from-environment" not in (tmp_path / "b.jsonl").read_text()
 
 
@@ -195,6 +192,14 @@ def test_settings_that_cannot_work_are_told_before_anything_is_sent(
     with pytest.raises(ConfigError, match=told):
         run(replace(settings, **change), tmp_path / "cache.jsonl")  # type: ignore[arg-type]
     assert endpoint.asked == []
+
+
+def test_the_cost_is_told_without_a_key(
+    settings: TranslationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    public = replace(settings, base_url="https://api.example.org/v1")
+    assert estimate(TEXTS, public, tmp_path / "cache.jsonl").tokens_in > 0
 
 
 def test_the_cost_is_told_before_and_kept_to(endpoint: Endpoint, settings: TranslationSettings, tmp_path: Path) -> None:

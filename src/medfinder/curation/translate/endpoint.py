@@ -15,7 +15,7 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -60,33 +60,22 @@ def count_tokens(texts: Iterable[str]) -> tuple[int, int]:
 
 
 def open_endpoint(settings: TranslationSettings) -> "EndpointTranslator":
-    """Check what the endpoint needs; nothing is sent yet.
+    """Check where texts would go; what it costs can be told without a key, and nothing is sent yet.
 
     Raises:
-        ConfigError: no model is named, there is no key, or the address would carry reports in clear.
-        MissingExtraError: the ``openai`` client is not installed.
+        ConfigError: no model is named, or the address would carry reports in clear.
     """
     if not settings.model:
         raise ConfigError("engine openai needs a model, e.g. model = 'gpt-4o'")
-    host = _check_address(settings.base_url)
-    key = _read_key(settings)
-    if not key and not _is_near(host):
-        where = f"environment variable {settings.key_variable} is not set and no key_file is given"
-        raise ConfigError(f"{where}; {host} needs a key")
-    try:
-        import openai  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("the openai client", "translate") from error
-    return EndpointTranslator(settings, key or "none")
+    _check_address(settings.base_url)
+    return EndpointTranslator(settings)
 
 
 @dataclass(frozen=True)
 class EndpointTranslator:
-    """An endpoint that is ready to be asked."""
+    """An endpoint that can be asked."""
 
     settings: TranslationSettings
-    # Never shown, not even when an object is printed.
-    key: str = field(repr=False)
     sends_text: bool = True
     version: str = hashlib.sha256(_PROMPT.encode()).hexdigest()[:12]
 
@@ -99,19 +88,23 @@ class EndpointTranslator:
         """Translate texts, several at once.
 
         Raises:
-            ConfigError: the endpoint rejects key or model, or another model answers.
+            ConfigError: there is no key, the endpoint rejects key or model, or another model answers.
             DatasetError: nothing usable has come back, again and again.
+            MissingExtraError: the ``openai`` client is not installed.
         """
         if texts:
             asyncio.run(self._translate(texts, keep))
 
     async def _translate(self, texts: Mapping[str, str], keep: Keep) -> None:
-        from openai import AsyncOpenAI
-
         settings = self.settings
+        key = _find_key(settings)
+        try:
+            from openai import AsyncOpenAI
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("the openai client", "translate") from error
         run = _Run(settings, _Pace(60 / settings.requests_per_minute), iter(texts.items()), keep)
         async with AsyncOpenAI(
-            api_key=self.key, base_url=settings.base_url, timeout=settings.timeout_s, max_retries=0
+            api_key=key, base_url=settings.base_url, timeout=settings.timeout_s, max_retries=0
         ) as client:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -344,6 +337,16 @@ def _is_near(host: str) -> bool:
     except ValueError:
         return "." not in host or host.endswith((".local", ".internal", ".lan"))
     return address.is_loopback or address.is_private
+
+
+def _find_key(settings: TranslationSettings) -> str:
+    key = _read_key(settings)
+    host = _check_address(settings.base_url)
+    if not key and not _is_near(host):
+        where = f"environment variable {settings.key_variable} is not set and no key_file is given"
+        raise ConfigError(f"{where}; {host} needs a key")
+    # The client wants one, even where the endpoint does not.
+    return key or "none"
 
 
 def _read_key(settings: TranslationSettings) -> str:
