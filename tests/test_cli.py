@@ -231,6 +231,18 @@ def test_a_folder_of_cts_is_indexed_as_it_comes(tmp_path: Path, samples: Path) -
     assert [row["stage"] for row in summary["dropped"]] == ["read"]
 
 
+def test_curate_ends_in_a_table_whose_counts_add_up(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "dataset"
+    run("phantoms", raw, "--raw-bimcv", "--cases", "6", "--size", "64", "--seed", "5")
+    told = json.loads(run("curate", raw, out, "--min-dimension", "40", "--json").stdout)
+    flow = told["flow"]
+    assert flow["found"] == flow["kept"] + flow["waiting"] + sum(step["studies"] for step in flow["steps"])
+    again = run("curate", raw, out, "--min-dimension", "40").stderr
+    assert "it was complete already" in again
+    assert "0/?" not in again
+    assert f"found {flow['found']}" in " ".join(again.split())
+
+
 def test_names_are_told_whole_and_as_they_are(tmp_path: Path) -> None:
     folder = tmp_path / ("long " * 20 + "[draft]") / "odd["
     folder.mkdir(parents=True)

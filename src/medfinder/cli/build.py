@@ -11,6 +11,7 @@ from medfinder.cli.face import (
     INTERRUPTED,
     AsJson,
     ModelPath,
+    SourceKind,
     Workers,
     app,
     examples,
@@ -18,6 +19,7 @@ from medfinder.cli.face import (
     progress_bar,
     remark,
     show_dropped,
+    show_table,
 )
 from medfinder.errors import ConfigError
 
@@ -76,9 +78,7 @@ def curate(
     out: Annotated[Path | None, typer.Argument(help="Dataset folder to make.")] = None,
     table: Annotated[Path | None, typer.Option(help="Report table (CSV/TSV); --template writes an example.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with curation settings.")] = None,
-    kind: Annotated[
-        str, typer.Option("--source", help="What SOURCE is; found out by itself. An unknown word lists the kinds.")
-    ] = "auto",
+    kind: SourceKind = "auto",
     key_file: Annotated[
         Path | None, typer.Option(help="Secret key by which ids become pseudonyms; keep it away from the dataset.")
     ] = None,
@@ -191,12 +191,14 @@ def train(
         "medfinder index dataset my-index",
         "medfinder index /data/pacs_export my-index",
         "medfinder index dataset my-index --model checkpoint",
+        "medfinder index /data/disk my-index --source nifti",
     )
 )
 def index(
     source: Annotated[Path, typer.Argument(help="Dataset folder, or a folder of CTs as they come.")],
     out: Annotated[Path, typer.Argument(help="Index folder; what is there already is kept.")],
     model: ModelPath = None,
+    kind: SourceKind = "auto",
     workers: Workers = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -207,7 +209,9 @@ def index(
 
     encoder = load_model(model)
     with progress_bar("curating") as progress:
-        dataset = open_or_curate(source, beside=out, grid=encoder.grid, workers=workers, progress=progress)
+        dataset = open_or_curate(
+            source, beside=out, grid=encoder.grid, source_kind=kind, workers=workers, progress=progress
+        )
     with progress_bar("indexing") as progress:
         summary = build_index(dataset, out, encoder, progress=progress)
     if as_json:
@@ -224,11 +228,23 @@ def _as_figures(figures: Mapping[str, float]) -> str:
 
 
 def _show_summary(summary: "Summary", out: Path, as_json: bool) -> None:
-    for sentence in summary.remarks:
-        remark(sentence)
     if as_json:
         print_json({"out": str(out), **asdict(summary)})
-        return
-    remark(f"{summary.cases} cases in {out}, {summary.dropped} set aside (dropped.parquet says why)")
+    else:
+        _show_flow(summary, out)
+    # Last, where they are seen.
+    for sentence in summary.remarks:
+        remark(sentence)
+
+
+def _show_flow(summary: "Summary", out: Path) -> None:
+    from medfinder.curation.statistics import flow_table, plural
+
+    cases = plural(summary.cases, "case")
+    remark(f"{cases} in {out}" if summary.is_new else f"{cases} in {out}; it was complete already")
+    table = flow_table(summary.flow, summary.cases)
+    show_table(table.header, table.rows)
+    if summary.reasons:
+        remark(f"{summary.dropped} studies, series and table rows were set aside; dropped.parquet names each:")
     for reason, count in summary.reasons.items():
         remark(f"  {count} x {reason}")

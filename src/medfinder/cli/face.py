@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -19,9 +19,6 @@ from rich.table import Table
 from medfinder import __version__
 from medfinder.errors import ConfigError, MedFinderError, MissingExtraError
 from medfinder.records import Dropped
-
-if TYPE_CHECKING:
-    pass
 
 _ROWS_SHOWN = 20
 
@@ -60,6 +57,9 @@ ModelPath = Annotated[
         "--model", help="Checkpoint folder, or colipri, merlin, ct-clip:FOLDER; the shipped synthetic one if not given."
     ),
 ]
+SourceKind = Annotated[
+    str, typer.Option("--source", help="What SOURCE is; found out by itself. An unknown word lists the kinds.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
 
 Progress = Callable[[int, int], None]
@@ -83,7 +83,7 @@ def progress_bar(what: str) -> Iterator[Progress]:
     with Bar(*columns, TimeRemainingColumn(), console=console, disable=is_log) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-    if is_log:
+    if is_log and bar.tasks[task].total is not None:
         console.print(bar)
 
 
@@ -144,6 +144,17 @@ def show_facts(facts: Mapping[str, Any]) -> None:
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         table.add_row(key, shown)
     plain_console().print(table)
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of words and figures on standard error, beside the remarks; figures stand to the right."""
+    table = Table(box=None, pad_edge=False)
+    for place, title in enumerate(header):
+        is_figure = all(row[place].isdigit() for row in rows)
+        table.add_column(title, justify="right" if is_figure else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    plain_console(stderr=True).print(table)
 
 
 def show_dropped(dropped: Sequence[Dropped]) -> None:

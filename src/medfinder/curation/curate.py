@@ -43,7 +43,7 @@ from medfinder.sources.files import relative_name
 __all__ = ["CurationSettings", "Summary", "curate"]
 
 # Sources that bring no reports of their own: without a table there is none to require.
-_WITHOUT_REPORTS = ("dicom", "nifti", "pacs")
+_WITHOUT_REPORTS = ("dicom", "nifti", "mixed", "pacs")
 
 # Kept when a dataset is made again, since they cost money or somebody's time: translations, decisions.
 TRANSLATIONS = "translations.jsonl"
@@ -62,6 +62,7 @@ class Summary:
         dropped: studies, series and table rows that were set aside.
         mispaired: studies whose report belongs to other images.
         reasons: how many for which reason, most frequent first.
+        flow: where every study ended, as ``medfinder.curation.statistics.describe`` tells it.
         remarks: sentences the user must see.
     """
 
@@ -76,6 +77,7 @@ class Summary:
     splits: Mapping[str, int]
     regions: Mapping[str, int]
     reasons: Mapping[str, int]
+    flow: Mapping[str, Any]
     remarks: tuple[str, ...] = ()
 
 
@@ -235,7 +237,7 @@ def _summarise(description: Mapping[str, Any], is_new: bool, resumed: int, remar
         regions=description["regions"],
         reasons=reasons,
         remarks=tuple(said),
-        **{key: description[key] for key in ("cases", "studies", "patients", "held", "dropped")},
+        **{key: description[key] for key in ("cases", "studies", "patients", "held", "dropped", "flow")},
     )
 
 

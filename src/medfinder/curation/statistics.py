@@ -363,7 +363,7 @@ def make_tables(description: Mapping[str, Any], *, top: int = 40) -> tuple[Table
     )
     tables = (
         _table_1(description),
-        _flow_table(description),
+        flow_table(description["flow"], description["cases"]),
         _counts_table("Splits", "split", description["splits"]),
         _findings_table(description, top),
         _counts_table("Sources", "source", description["sources"]),
@@ -399,13 +399,13 @@ def _cells(row: Mapping[str, float]) -> tuple[str, str, str]:
     return f"{row['average']:g}", f"{row['median']:g}", f"{row['min']:g} to {row['max']:g}"
 
 
-def _flow_table(description: Mapping[str, Any]) -> Table:
-    flow = description["flow"]
+def flow_table(flow: Mapping[str, Any], cases: int) -> Table:
+    """Set out where every study ended: found, set aside at which stage and why, waiting, kept."""
     rows = [("found", flow["found"], "")]
     rows += [(f"set aside: {step['stage']}", step["studies"], _list(step["reasons"])) for step in flow["steps"]]
     if flow["waiting"]:
         rows.append(("waiting for a person", flow["waiting"], _list(flow["waiting_for"])))
-    rows.append(("kept", flow["kept"], f"{plural(description['cases'], 'case')}"))
+    rows.append(("kept", flow["kept"], plural(cases, "case")))
     note = ""
     if flow["series_aside"]:
         note = f"Of studies that were kept, {plural(flow['series_aside'], 'single series')} stayed out."
