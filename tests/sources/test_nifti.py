@@ -77,6 +77,20 @@ def test_a_base_name_that_two_folders_share_names_neither(tmp_path: Path, write_
     assert reasons_of(entries) == ["no image"]
 
 
+def test_a_row_that_stands_twice_is_set_aside_the_second_time(folder: Path, tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path / "t.csv", "c/one.nii.gz,text", "c/one.nii.gz,text", "gone.nii,text", "gone.nii,text", "gone.nii,other"
+    )
+    entries = list(read(folder, table=table))
+    told = [(row.reason, row.detail) for row in entries if isinstance(row, Dropped)]
+    assert told == [
+        ("duplicate row", "row 3 says the same as row 2"),
+        *(("no image", f"row {number} of the table names no CT of the source") for number in (4, 5, 6)),
+    ]
+    (repeated,) = (row.study_id for row in entries if isinstance(row, Dropped) and row.reason == "duplicate row")
+    assert repeated in {entry.study_id for entry in entries if isinstance(entry, Study) and entry.report}
+
+
 def test_files_of_one_study_id_are_one_study(folder: Path, tmp_path: Path) -> None:
     table = write_table(
         tmp_path / "t.csv",

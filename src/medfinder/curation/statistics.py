@@ -39,7 +39,7 @@ PAPER_NOTE = (
     "and is no comparison. The printed ranges of width and height leave out their own medians."
 )
 
-STAGES = ("table", "read", "series", "quality", "report", "pairing", "deidentification", "translation", "review")
+STAGES = ("table", "series", "read", "quality", "report", "pairing", "deidentification", "translation", "review")
 """In the order in which curation judges; a stage that is not listed comes last."""
 
 # Ages above 89 identify: HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C), lets them be told as one group only.

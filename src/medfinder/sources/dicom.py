@@ -23,7 +23,15 @@ from pydicom.multival import MultiValue
 from medfinder.errors import ConfigError
 from medfinder.records import Dropped, Series, SeriesTags, Sex, Study
 from medfinder.sources.files import fingerprint, hash_id, is_dicom, relative_name, walk_files
-from medfinder.sources.report_table import ReportTable, Row, read_age, read_table, refuse_row, with_leftovers
+from medfinder.sources.report_table import (
+    ReportTable,
+    Row,
+    read_age,
+    read_table,
+    refuse_repeats,
+    refuse_row,
+    with_leftovers,
+)
 
 # CT Image, Enhanced CT Image, Legacy Converted Enhanced CT Image Storage (DICOM PS3.4, B.5).
 _CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.2{tail}" for tail in ("", ".1", ".2"))
@@ -216,6 +224,7 @@ def _studies(root: Path, studies: dict[str, _StudyFacts], reports: ReportTable |
             detail = f"row {row.number} of the table names {used[row.number]} studies; expected one"
             row = refuse_row(facts.study_id, "dicom", "ambiguous row", detail)
         yield from _judge(facts, row, first_days.get(facts.patient_id))
+        yield from refuse_repeats(row, facts.study_id, "dicom")
 
 
 def _find_row(root: Path, facts: _StudyFacts, reports: ReportTable | None) -> Row | Dropped | None:

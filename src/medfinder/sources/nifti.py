@@ -21,7 +21,7 @@ from medfinder.sources.files import (
     relative_name,
     walk_files,
 )
-from medfinder.sources.report_table import ReportTable, Row, read_table, refuse_row, with_leftovers
+from medfinder.sources.report_table import ReportTable, Row, read_table, refuse_repeats, refuse_row, with_leftovers
 
 
 def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:
@@ -63,6 +63,8 @@ def _studies(root: Path, files: list[Path], reports: ReportTable | None) -> Iter
         groups.setdefault(named.study_id, []).append(named)
     for study_id, members in groups.items():
         yield _study(study_id, members)
+        for member in members:
+            yield from refuse_repeats(member.row, study_id, "nifti")
 
 
 def _name(root: Path, files: list[Path], reports: ReportTable | None) -> Iterator[_Named]:

@@ -12,7 +12,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfinder.errors import ConfigError, DatasetError
@@ -61,6 +61,7 @@ class Row:
 
     Attributes:
         number: of the row in the file; the header is 1.
+        repeats: numbers of the rows below that say the same.
     """
 
     number: int
@@ -73,6 +74,7 @@ class Row:
     age_years: int | None
     sex: Sex | None
     findings: tuple[Finding, ...]
+    repeats: tuple[int, ...] = ()
 
     def says_the_same_as(self, other: "Row") -> bool:
         """Tell whether two rows differ in nothing but their number."""
@@ -90,8 +92,11 @@ class ReportTable:
         self._source = source
         for row in rows:
             known = self._rows.setdefault(_key(row), [])
-            if not any(row.says_the_same_as(other) for other in known):
+            place = next((place for place, other in enumerate(known) if row.says_the_same_as(other)), None)
+            if place is None:
                 known.append(row)
+            else:
+                known[place] = replace(known[place], repeats=(*known[place].repeats, row.number))
 
     def find(self, *, paths: Iterable[str] = (), ids: Iterable[str] = ()) -> Row | Dropped | None:
         """Look up the row that names a study, by the first of these names that the table knows.
@@ -112,8 +117,9 @@ class ReportTable:
         yield from self._refused
         for key, rows in self._rows.items():
             if key not in self._asked:
-                detail = f"row {rows[0].number} of the table names no CT of the source"
-                yield self._refuse(rows[0], "no image", detail)
+                numbers = sorted(number for row in rows for number in (row.number, *row.repeats))
+                for number in numbers:
+                    yield self._refuse(rows[0], "no image", f"row {number} of the table names no CT of the source")
 
     def _refuse_duplicates(self, rows: list[Row]) -> Dropped:
         numbers = ", ".join(str(row.number) for row in rows[:5])
@@ -165,6 +171,13 @@ def write_template(path: Path) -> None:
     writer.writerow(COLUMNS)
     writer.writerows(_EXAMPLES)
     write_whole(path, text.getvalue().encode())
+
+
+def refuse_repeats(row: Row | Dropped | None, study_id: str, source: str) -> Iterator[Dropped]:
+    """Yield a refusal for each row that says of a study what another row said before."""
+    if isinstance(row, Row):
+        for number in row.repeats:
+            yield refuse_row(study_id, source, "duplicate row", f"row {number} says the same as row {row.number}")
 
 
 def with_leftovers(entries: Iterator[Study | Dropped], reports: ReportTable | None) -> Iterator[Study | Dropped]:
