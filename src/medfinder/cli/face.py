@@ -189,7 +189,7 @@ def main() -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _stop("no space left on the disk; nothing half-written was kept: free some and run the same command again")
-        _stop(f"{error.strerror}: {error.filename}" if error.filename is not None else str(error))
+        _stop(f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror or str(error))
     except ModuleNotFoundError as error:
         extra = _EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:

@@ -41,6 +41,7 @@ def series(
 ) -> None:
     """Show the series of every study: score, choice and reason."""
     from medfinder.curation.series import SelectionSettings, as_row, rank_or_choose, read_look
+    from medfinder.curation.statistics import plural
     from medfinder.sources import find_reader, find_source
 
     settings = SelectionSettings(series_per_study=per_study)
@@ -57,7 +58,8 @@ def series(
     for study, candidates in ranked:
         plain_console().print(_table(study, candidates))
     chosen = sum(candidate.is_chosen for _, candidates in ranked for candidate in candidates)
-    remark(f"{len(studies)} studies, {sum(len(study.series) for study in studies)} series, {chosen} chosen")
+    counted = sum(len(study.series) for study in studies)
+    remark(f"{plural(len(studies), 'study')}, {counted} series, {chosen} chosen")
     show_dropped([entry for entry in entries if isinstance(entry, Dropped)])
 
 

@@ -32,7 +32,7 @@ from medfinder.curation.report import choose_text
 from medfinder.curation.review import DECISIONS, read_decisions, settle
 from medfinder.curation.shared_texts import Told
 from medfinder.curation.split import split_patients
-from medfinder.curation.statistics import describe, describe_folder, present_findings
+from medfinder.curation.statistics import describe, describe_folder, plural, present_findings
 from medfinder.curation.study import CuratedStudy, CurationSettings, Job, clean_study
 from medfinder.curation.translate import digest_text, translate_all
 from medfinder.errors import ConfigError, DatasetError
@@ -226,7 +226,8 @@ def _summarise(description: Mapping[str, Any], is_new: bool, resumed: int, remar
         )
     rejected = sum(count for reason, count in reasons.items() if reason.startswith("review: "))
     if waiting := description["held"] - rejected:
-        said.append(f"{waiting} cases are held until a person has looked: medfinder review; then run curate again")
+        cases = plural(waiting, "case")
+        said.append(f"held until a person has looked: {cases}; run medfinder review, then curate again")
     if not description["cases"]:
         said.append("no case is left: everything was set aside or is held; dropped.parquet says why")
     return Summary(

@@ -232,3 +232,17 @@ def test_the_command_makes_a_key_and_tells_what_it_did(tmp_path: Path) -> None:
     words = [*command, str(tmp_path / "key"), "--make-key", "--json"]
     answer = subprocess.run(words, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["series"] == 1
+
+
+def test_a_disk_without_room_is_told_in_one_line_and_no_part_of_a_series_stays(tmp_path: Path, key: Key) -> None:
+    source, out = write_series(tmp_path / "in"), tmp_path / "out"
+    script = (  # the system allows files of a hundred bytes
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from medfinder.cli import main; main()"
+    )
+    words = ["deidentify", str(source), str(out), "--key-file", str(tmp_path / "key")]
+    Key.make(tmp_path / "key")
+    answer = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("medfinder: error: File too large")
+    assert not [path for path in out.rglob("*") if path.is_file()]

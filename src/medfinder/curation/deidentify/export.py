@@ -6,6 +6,7 @@ whole or not at all; run again, the command goes on where it was. Refused: a ser
 out, since a series with holes is none.
 """
 
+import io
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -145,8 +146,9 @@ def _write_image(file: Path, target: Path, key: Key) -> None:
             image = pydicom.dcmread(file, force=True)
             _complete(image)
             _refuse_truncated(image)
-            clean = deidentify_image(image, key)
-            clean.save_as(target, enforce_file_format=True)
+            # By way of memory: what the disk refuses is told as the system tells it, not as pydicom does.
+            clean = io.BytesIO()
+            deidentify_image(image, key).save_as(clean, enforce_file_format=True)
         except (
             InvalidDicomError,
             ValueError,
@@ -157,6 +159,7 @@ def _write_image(file: Path, target: Path, key: Key) -> None:
             EOFError,
         ) as error:
             raise StudyError(f"unreadable: {type(error).__name__} in one of its images; copy it again") from error
+        target.write_bytes(clean.getbuffer())
 
 
 def _refuse_truncated(image: Any) -> None:
