@@ -19,12 +19,14 @@ from medfinder.cli.face import (
     progress_bar,
     remark,
     show_dropped,
+    show_facts,
     show_table,
 )
 from medfinder.errors import ConfigError
 
 if TYPE_CHECKING:
     from medfinder.curation.curate import Summary
+    from medfinder.models.train import TrainSettings
 
 
 @app.command(
@@ -150,6 +152,8 @@ def curate(
         "medfinder train dataset checkpoint --config my.toml --epochs 5",
         "medfinder train dataset checkpoint --masks phantoms",
         "medfinder train own-dataset checkpoint --start shipped --epochs 3",
+        "medfinder train dataset checkpoint --preset paper_resnet50 --dry-run",
+        "medfinder train dataset checkpoint --log tensorboard",
     )
 )
 def train(
@@ -166,6 +170,13 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew even if a killed run could go on.")] = False,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Follow the run in this, too; repeatable. An unknown word lists them.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take - weights, memory, time - and write nothing.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a dual encoder on a dataset."""
     from medfinder.config import merge, read_toml
@@ -176,9 +187,23 @@ def train(
     given = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
     values = merge(read_toml(config) if config else {}, given)
     settings = build_train_settings(preset, values)
+    if dry_run:
+        _show_estimate(dataset, settings, as_json)
+        return
     begin = SHIPPED if start == "shipped" else Path(start) if start else None
     with progress_bar("training") as progress:
-        summary = run(dataset, out, settings, masks=masks, start=begin, resume=not fresh, progress=progress)
+        summary = run(
+            dataset,
+            out,
+            settings,
+            masks=masks,
+            start=begin,
+            resume=not fresh,
+            progress=progress,
+            trackers=tuple(log or ()),
+        )
+    if as_json:
+        print_json({**asdict(summary), "checkpoint": str(out)})
     if not summary.is_finished:
         remark(f"{summary.epochs} epochs are done")
         raise typer.Exit(INTERRUPTED)
@@ -220,6 +245,18 @@ def index(
     told = f"{summary.added} cases added to {out}, {summary.replaced} replaced, {summary.removed} removed"
     remark(f"{told}, {summary.skipped} were there already; {summary.cases} in all")
     show_dropped(dataset.dropped)
+
+
+def _show_estimate(dataset: Path, settings: "TrainSettings", as_json: bool) -> None:
+    from medfinder.models.estimate import estimate
+
+    found = estimate(dataset, settings)
+    if as_json:
+        print_json({**asdict(found), "all_bytes": found.all_bytes})
+        return
+    show_facts(found.as_facts())
+    for obstacle in found.obstacles:
+        remark(f"in the way: {obstacle}")
 
 
 def _as_figures(figures: Mapping[str, float]) -> str:

@@ -1,10 +1,13 @@
 """Where a network is trained: device, numbers, processes, threads.
 
 In: settings. Out: Lightning Fabric, set up. Refused: a device that is not there, a batch that the processes cannot
-share evenly. Processes come from ``torchrun``, which tells them of one another.
+share evenly, a step that does not fit into memory. Processes come from ``torchrun``, which tells them of one another.
 """
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +28,13 @@ class Device:
             processor multiplies matrices in it (CUDA from Ampere on, CPUs with AMX), else 32: elsewhere it is slower.
         threads: that torch uses on a CPU; 0 leaves its own choice. Resuming gives the same bytes on the same number
             only.
+        compile: let torch compile the heavy part; on a CPU this takes a C++ compiler, and minutes at the start.
     """
 
     kind: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("auto", "cpu", "cuda"):
@@ -51,6 +56,12 @@ def start_fabric(device: Device, *, batch: int) -> Any:
         raise MissingExtraError("Lightning Fabric", "model") from None
 
     kind = _kind(device)
+    if (
+        device.compile
+        and kind == "cpu"
+        and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+    ):
+        raise ConfigError("device.compile needs a C++ compiler, found none; install g++, or leave it out")
     if device.threads:
         torch.set_num_threads(device.threads)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -83,3 +94,31 @@ def _precision(device: Device, kind: str) -> str:
     if kind == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "16"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "32"
+
+
+def compile_heavy_part(learner: Any) -> None:
+    """Have a learner's ``encode`` compiled when it is first called."""
+    learner.encode = torch.compile(learner.encode)
+
+
+@contextmanager
+def enough_memory(at_once: int) -> Iterator[None]:
+    """Turn a lack of memory into advice.
+
+    Args:
+        at_once: volumes that a step holds.
+
+    Raises:
+        ConfigError: memory did not suffice.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU torch has no type of its own for it.
+        is_lack = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not is_lack:
+            raise
+        raise ConfigError(
+            f"no memory for a step with {at_once} volumes at once: set chunk below {at_once} (the result is the same), "
+            "or take a smaller batch or grid; --dry-run tells what a step takes"
+        ) from error

@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ from medfinder.models.checkpoint import (
     read_weights,
     save_checkpoint,
 )
-from medfinder.models.device import Device, start_fabric
+from medfinder.models.device import Device, compile_heavy_part, enough_memory, start_fabric
 from medfinder.models.examples import (
     Examples,
     Order,
@@ -60,6 +60,7 @@ from medfinder.models.run_state import RunState, log, read_state, write_history,
 from medfinder.models.step import compute_gradients, compute_terms, sum_gradients
 from medfinder.models.text_encoders import TextEncoder, load_text_encoder
 from medfinder.models.texts import PieceTable, embed_pieces
+from medfinder.models.tracking import check_trackers, tracked
 from medfinder.volume import Grid
 
 STATE = "resume/state.safetensors"
@@ -248,6 +249,7 @@ def train(
     resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
     text_encoder: TextEncoder | None = None,
+    trackers: Sequence[str] = (),
 ) -> TrainSummary:
     """Train a model on a dataset folder and write a checkpoint folder.
 
@@ -259,17 +261,21 @@ def train(
         resume: go on where an earlier run of the same settings on the same dataset stopped.
         progress: called after each step with steps done and steps in all.
         text_encoder: the frozen encoder, if it is at hand; else it is found by ``settings.model.text_encoder``.
+        trackers: keys of ``TRACKERS`` that follow the run, too.
 
     Raises:
-        ConfigError: the dataset does not fit the settings, ``out`` holds another run, or the loss is not finite.
+        ConfigError: the dataset does not fit the settings, ``out`` holds another run, the loss is not finite, or a
+            step does not fit into memory.
     """
+    check_trackers(trackers)
     fabric = start_fabric(settings.device, batch=settings.batch)
     task = prepare(
         dataset, out, settings, masks=masks, start=start, resume=resume, text_encoder=text_encoder, fabric=fabric
     )
     if isinstance(task, TrainSummary):
         return task
-    return _fit(task, out, fabric, resume=resume, progress=progress if fabric.is_global_zero else None)
+    with enough_memory(settings.chunk or settings.batch // fabric.world_size):
+        return _fit(task, out, fabric, resume=resume, progress=progress, trackers=trackers)
 
 
 def prepare(
@@ -405,11 +411,21 @@ def _finished(out: Path, run: str, resume: bool) -> TrainSummary | None:
 
 
 def _fit(
-    task: Task, out: Path, fabric: Any, *, resume: bool, progress: Callable[[int, int], None] | None
+    task: Task,
+    out: Path,
+    fabric: Any,
+    *,
+    resume: bool,
+    progress: Callable[[int, int], None] | None,
+    trackers: Sequence[str],
 ) -> TrainSummary:
     settings, network, run = task.settings, as_module(task.network), task.provenance["run"]
     fabric.to_device(network)
     network.train()
+    if settings.device.compile:
+        compile_heavy_part(task.learner)
+    if not fabric.is_global_zero:
+        progress, trackers = None, ()
     optimizer = make_optimizer(network, settings.optimizer)
     averages = _begin_averages(network, settings.optimizer.average)
     share = (fabric.global_rank, fabric.world_size)
@@ -422,7 +438,8 @@ def _fit(
     _tell(out, fabric, f"start at step {state.step} of {total}, {weights} weights, {fabric.world_size} processes")
     is_asked_to_stop = False
     clock = _Clock()
-    with _Stop() as stop:
+    told = task.provenance["settings"]
+    with _Stop() as stop, tracked(trackers, out, run, told, state.step) as track:
         for reading in clock.watch(read_ahead(order.read(task.train_set, state.step, total))):
             batch = Batch(reading.step, reading.cases, task.train_set, task.table, settings.seed)
             hu, part = torch.from_numpy(reading.hu), 1 / settings.accumulate
@@ -431,6 +448,7 @@ def _fit(
             state.step = reading.step + 1
             for name, value in terms.items():
                 state.sums[name] = state.sums.get(name, 0.0) + value.item() / order.steps_per_epoch
+            track(state.step, {f"train/{name}": value.item() for name, value in terms.items()})
             if progress is not None:
                 progress(state.step, total)
             if state.step % settings.accumulate:
@@ -447,6 +465,7 @@ def _fit(
             if is_epoch_end:
                 with _averaged(network, averages):
                     _end_epoch(task, order, state, out, fabric, clock)
+                track(state.step, {f"epoch/{name}": value for name, value in _last_row(state).items()})
             is_asked_to_stop = stop.is_asked_anywhere(fabric) and state.step < total
             if (is_epoch_end or is_asked_to_stop) and fabric.is_global_zero:
                 write_state(out / STATE, network, optimizer, state, run, averages)
@@ -454,6 +473,11 @@ def _fit(
                 break
     fabric.barrier()
     return _end_run(task, state, out, fabric, is_finished=not is_asked_to_stop)
+
+
+def _last_row(state: RunState) -> Mapping[str, float]:
+    # Only the first process keeps a history.
+    return state.history[-1] if state.history else {}
 
 
 def _tell(out: Path, fabric: Any, line: str) -> None:
