@@ -341,7 +341,7 @@ def _round_step(most: float) -> float:
 def draw_ages(description: Mapping[str, Any]) -> str:
     """Draw the age pyramid: women to the left, men to the right, those of unknown sex beside it as a number."""
     bands = list(reversed(description["ages"].items()))
-    width, row = 700, 34
+    width, row = 860, 34
     board = _board(description, width, _TOP + 34 + row * len(bands) + 34 + _FOOT, "Patients by age and sex")
     most = max(1, *(max(counts["F"], counts["M"]) for _, counts in bands))
     middle, room = width / 2, width / 2 - 130
