@@ -203,3 +203,23 @@ def test_unknown_parts_are_named() -> None:
         PaperObjectiveSettings(direction="both")
     with pytest.raises(ConfigError, match=r"unknown key 'extra_texts' in settings\.objective"):
         build_train_settings("paper_vit_b", {"objective": {"extra_texts": 3}})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "steps"), [("paper_resnet50", 2), ("paper_vit_b", 2), ("released", 1)])
+def test_the_unshrunk_presets_take_steps(name: str, steps: int, words: WordEncoder) -> None:
+    preset = build_train_settings(name, {})
+    network = Paper(preset.model, grid=preset.grid, labels=("mass",), token_width=words.width)
+    learner = PaperLearner(network, preset.objective)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    hu = torch.randint(-1000, 400, (2, *preset.grid.shape), dtype=torch.int16)
+    texts = torch.from_numpy(words.pool(["mass", "nothing"]))
+    for step in range(steps):
+        volumes, distances, _ = learner.encode(learner.views(hu, np.random.default_rng(step)))
+        seen = network.read_texts(texts.numpy())
+        loss = distances.mean() + similarity_loss(seen, volumes, preset.objective)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        optimizer.step()
+        assert torch.isfinite(loss)
+        assert (distances == 0).all() if name == "released" else (distances > 0).all()

@@ -42,3 +42,23 @@ class DualEncoder(Protocol):
     def encode_sentences(self, texts: Sequence[str]) -> np.ndarray:
         """Embed each text as one sentence; (n, width) float32, rows of length 1."""
         ...
+
+
+class RegionEncoder(Protocol):
+    """A model that also gives vectors of a volume's regions and of a text's sentences, in a space of their own.
+
+    Attributes:
+        region_width: length of these vectors; 0 when the model has none.
+        tokens: regions along x, y, z; together they cover the grid evenly.
+    """
+
+    region_width: int
+    tokens: tuple[int, int, int]
+
+    def encode_regions(self, hu: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed the regions of volumes, z fastest; (n, regions, region_width) float32, rows of length 1."""
+        ...
+
+    def encode_asked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Embed the sentences of texts: of each text the vectors (sentences, region_width) and how much each counts."""
+        ...

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from medfinder.errors import VolumeError
+from medfinder.errors import CheckpointError, VolumeError
+from medfinder.models.image_encoder import token_shape
 from medfinder.models.learner import Network
+from medfinder.models.medfinder import MedFinder
 from medfinder.models.text_encoders import TextEncoder
+from medfinder.models.text_head import batch_sentences
 from medfinder.volume import Grid
 
 # Frozen vectors of pieces kept in memory: about 20 kB each.
@@ -63,6 +66,53 @@ class TrainedEncoder:
     def encode_sentences(self, texts: Sequence[str]) -> np.ndarray:
         """Embed each text as one sentence; (n, width) float32, rows of length 1."""
         return self._encode([(text,) for text in texts])
+
+    @property
+    def region_width(self) -> int:
+        """Length of the vectors of regions; 0 when the network has none."""
+        return int(getattr(self.network.settings, "region_width", 0))
+
+    @property
+    def tokens(self) -> tuple[int, int, int]:
+        """Regions along x, y, z."""
+        return token_shape(self._regional().settings.image, self.grid.shape)
+
+    def encode_regions(self, hu: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed the regions of volumes; (n, regions, region_width) float32, rows of length 1.
+
+        Raises:
+            CheckpointError: the model has no vectors of regions.
+        """
+        network = self._regional()
+        rows = []
+        with torch.inference_mode():
+            for volume in hu:
+                tokens = network.image.tokens(torch.from_numpy(np.array(volume[None], np.int16)))
+                rows.append(network.embed_regions(tokens).numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, 0, self.region_width), np.float32)
+
+    def encode_asked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Embed the sentences of texts: vectors (sentences, region_width) and how much each counts, in all 1.
+
+        Raises:
+            CheckpointError: the model has no vectors of regions.
+        """
+        network = self._regional()
+        cut = [network.cut(text) for text in texts]
+        known = self._vectors_of({piece for pieces in cut for piece in pieces})
+        found = []
+        with torch.inference_mode():
+            for pieces in cut:
+                batch = batch_sentences([range(len(pieces))], [known[piece] for piece in pieces])
+                sentences = network.text.sentences(batch)
+                weights = network.text.weights(sentences)[:, 0]
+                found.append((network.embed_sentences(sentences).numpy(), (weights / weights.sum()).numpy()))
+        return found
+
+    def _regional(self) -> MedFinder:
+        if not isinstance(self.network, MedFinder) or not self.region_width:
+            raise CheckpointError(f"model {self.name} has no vectors of regions; train one with model.region_width")
+        return self.network
 
     def _encode(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
         rows = []
