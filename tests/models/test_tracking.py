@@ -80,16 +80,26 @@ def test_wandb_is_told_in_order_and_closed_even_when_the_run_fails(
     assert book.is_finished
 
 
-def test_mlflow_gets_numbers_and_settings_in_its_file_store(
+def test_mlflow_gets_numbers_and_settings(
     dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     train(dataset, tmp_path / "out", tiny, text_encoder=words, trackers=("mlflow",))
-    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "out" / "mlruns").as_uri())
+    client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("medfinder").experiment_id])
     assert run.data.params["batch"] == "8"
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2, 3]
+
+
+def test_mlflow_without_a_place_is_told_where_to_name_one(
+    tmp_path: Path, tiny: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("medfinder.models.tracking.find_spec", lambda _: object())
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
+        train(tmp_path / "nothing", tmp_path / "out", tiny, trackers=("mlflow",))
 
 
 def test_an_unknown_tracker_and_one_that_is_not_installed_are_refused_before_anything_is_read(

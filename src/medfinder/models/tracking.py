@@ -1,9 +1,9 @@
 """Following a run from outside: TensorBoard, Weights & Biases, MLflow. ``log.csv`` is written in any case.
 
 In: names of trackers; then numbers as training goes on: the terms of the loss at each step, the figures of each epoch.
-Out: what each tracker writes: TensorBoard and MLflow into the checkpoint folder, W&B where its own settings say. Only
-numbers, settings and names of methods go there: no text, id or path. Refused: a tracker that is unknown or not
-installed.
+Out: what each tracker writes: TensorBoard into the checkpoint folder, W&B and MLflow where their own settings say. Only
+numbers, settings and names of methods are told: no text, id or path. Refused: a tracker that is unknown, not installed
+or does not know where to write.
 """
 
 import os
@@ -69,12 +69,11 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """Writes into ``mlruns/`` of the checkpoint folder, or where ``MLFLOW_TRACKING_URI`` says; a ``Tracker``."""
+    """Tells the MLflow server or database that ``MLFLOW_TRACKING_URI`` names; a ``Tracker``."""
 
-    def __init__(self, out: Path, run: str, settings: Mapping[str, Any], first_step: int) -> None:
+    def __init__(self, out: Path, run: str, settings: Mapping[str, Any], first_step: int) -> None:  # noqa: ARG002  # as all are made
         mlflow = import_module("mlflow")
-        place = os.environ.get("MLFLOW_TRACKING_URI", (out / "mlruns").absolute().as_uri())
-        self._client = mlflow.MlflowClient(tracking_uri=place)
+        self._client = mlflow.MlflowClient()
         experiment = self._client.get_experiment_by_name("medfinder")
         number = self._client.create_experiment("medfinder") if experiment is None else experiment.experiment_id
         told = f"tags.medfinder_run = '{run[:16]}'"
@@ -124,6 +123,11 @@ def check_trackers(names: Sequence[str]) -> None:
             )
         if find_spec(name) is None:  # each is named after its package
             raise MissingExtraError(name, "track")
+    if "mlflow" in names and not os.environ.get("MLFLOW_TRACKING_URI"):
+        # Its own default, a folder, is refused by MLflow from version 3 on.
+        raise ConfigError(
+            "mlflow does not know where to write; set MLFLOW_TRACKING_URI to a server, e.g. http://localhost:5000"
+        )
 
 
 @contextmanager
