@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medfinder.curation.dataset import CASE_SCHEMA, DROPPED_SCHEMA
+from medfinder.models.augment import Variation
 from medfinder.models.device import Device, start_fabric
 from medfinder.models.image_encoder import ImageEncoderSettings
 from medfinder.models.medfinder import ModelSettings, ObjectiveSettings
@@ -73,7 +74,7 @@ def tiny_settings() -> TrainSettings:
     return TrainSettings(
         model=model,
         objective=ObjectiveSettings(
-            extra_texts=8, shift_voxels=0, gain=0.0, offset_hu=0.0, noise_hu=0.0, whole_report=1.0
+            extra_texts=8, variation=Variation(shift_voxels=0, gain=0.0, offset_hu=0.0, noise_hu=0.0), whole_report=1.0
         ),
         optimizer=OptimizerSettings(learning_rate=3e-3),
         grid=TINY_GRID,

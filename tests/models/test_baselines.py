@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medfinder.config import build_settings
 from medfinder.errors import ConfigError
+from medfinder.models.augment import Variation
 from medfinder.models.baselines import (
     BaselineLearner,
     BaselineObjectiveSettings,
@@ -37,7 +38,7 @@ from .conftest import PLACES, TINY_GRID, WordEncoder, volume
 
 GOLD = Path(__file__).parent / "gold"
 TINY_TOWER = TowerShape(side=8, patch=4, inner=32, layers=1, heads=2, mlp=64, width=16)
-STILL = BaselineObjectiveSettings(shift_voxels=0, gain=0.0, offset_hu=0.0, noise_hu=0.0)
+STILL = BaselineObjectiveSettings(Variation(shift_voxels=0, gain=0.0, offset_hu=0.0, noise_hu=0.0))
 WORDS = WordEncoder()
 
 

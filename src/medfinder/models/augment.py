@@ -5,6 +5,7 @@ comes in from outside is air. Never a flip: left must stay left, and the words s
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +13,30 @@ from torch import Tensor
 from torch.nn import functional
 
 AIR_HU = -1024.0
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How volumes are varied in training, the same for every method that is compared.
+
+    Attributes:
+        shift_voxels: volumes are moved by up to so many voxels on each axis.
+        gain: volumes are multiplied by 1 +- this, spread evenly.
+        offset_hu: ... and moved by +- this.
+        noise_hu: standard deviation of added noise, at most.
+    """
+
+    shift_voxels: int = 2
+    gain: float = 0.04
+    offset_hu: float = 15.0
+    noise_hu: float = 25.0
+
+
+def vary(hu: Tensor, variation: Variation, rng: np.random.Generator) -> Tensor:
+    """Make one view of each volume: shifted, with another gain, offset and noise."""
+    moved = shift(hu, variation.shift_voxels, rng)
+    scaled = change_scale(moved, variation.gain, variation.offset_hu, rng)
+    return add_noise(scaled, variation.noise_hu, rng)
 
 
 def shift(hu: Tensor, voxels: int, rng: np.random.Generator) -> Tensor:

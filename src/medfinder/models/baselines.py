@@ -100,10 +100,7 @@ class Mir3dSettings:
 class BaselineObjectiveSettings:
     """How volumes are varied in training: as for ``medfinder``, so that methods are compared and not augmentations."""
 
-    shift_voxels: int = 2
-    gain: float = 0.04
-    offset_hu: float = 15.0
-    noise_hu: float = 25.0
+    variation: augment.Variation = field(default_factory=augment.Variation)
 
 
 def _require_positive(*values: float) -> None:
@@ -255,10 +252,7 @@ class BaselineLearner:
 
     def views(self, hu: Tensor, rng: np.random.Generator) -> Tensor:
         """Make one view (n, 1, x, y, z) of each volume: shifted, with another gain, offset and noise."""
-        chosen = self.settings
-        moved = augment.shift(hu, chosen.shift_voxels, rng)
-        scaled = augment.change_scale(moved, chosen.gain, chosen.offset_hu, rng)
-        return augment.add_noise(scaled, chosen.noise_hu, rng).unsqueeze(1)
+        return augment.vary(hu, self.settings.variation, rng).unsqueeze(1)
 
     def encode(self, views: Tensor) -> tuple[Tensor, ...]:
         """Map views to unit vectors (n, width)."""

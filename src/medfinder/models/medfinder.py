@@ -61,10 +61,7 @@ class ObjectiveSettings:
         local_scale: of its cosines.
         region_weight: of the supervised term on where findings lie, if the dataset's masks are given.
         whole_report: share of the steps' texts that are whole reports; the others are a run of their sentences.
-        shift_voxels: volumes are moved by up to so many voxels on each axis.
-        gain: volumes are multiplied by 1 +- this, spread evenly.
-        offset_hu: ... and moved by +- this.
-        noise_hu: standard deviation of added noise, at most.
+        variation: of the volumes.
     """
 
     extra_texts: int = 96
@@ -74,10 +71,7 @@ class ObjectiveSettings:
     local_scale: float = 10.0
     region_weight: float = 1.0
     whole_report: float = 0.5
-    shift_voxels: int = 2
-    gain: float = 0.04
-    offset_hu: float = 15.0
-    noise_hu: float = 25.0
+    variation: augment.Variation = field(default_factory=augment.Variation)
 
 
 class MedFinder(nn.Module):
@@ -157,10 +151,7 @@ class MedFinderLearner:
 
     def views(self, hu: Tensor, rng: np.random.Generator) -> Tensor:
         """Make one view (n, 1, x, y, z) of each volume: shifted, with another gain, offset and noise."""
-        chosen = self.settings
-        moved = augment.shift(hu, chosen.shift_voxels, rng)
-        scaled = augment.change_scale(moved, chosen.gain, chosen.offset_hu, rng)
-        return augment.add_noise(scaled, chosen.noise_hu, rng).unsqueeze(1)
+        return augment.vary(hu, self.settings.variation, rng).unsqueeze(1)
 
     def encode(self, views: Tensor) -> tuple[Tensor, ...]:
         """Map views to features (n, features), label scores of volumes and of tokens, and vectors of regions."""
