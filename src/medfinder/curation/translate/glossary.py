@@ -57,7 +57,7 @@ def mask(sentence: str) -> tuple[str, tuple[str, ...]]:
     while here < len(words):
         found = _noun_phrase(words, keys, here) or _longest(words, keys, here)
         if found is None:
-            masked.append(words[here])
+            masked.append(_with_accent(words[here]))
             here += 1
             continue
         masked.append(_MARK.format(_letters(len(english))))
@@ -178,6 +178,16 @@ def _key(word: str) -> str:
 
 def _fold(text: str) -> str:
     return "".join(sign for sign in unicodedata.normalize("NFD", text.lower()) if not unicodedata.combining(sign))
+
+
+def _with_accent(word: str) -> str:
+    """Give a word back the accent that reports drop and a dictionary needs, where the ending alone tells it.
+
+    Example:
+        >>> _with_accent("infeccion"), _with_accent("infecciones")
+        ('infección', 'infecciones')
+    """
+    return re.sub(r"(?<=[csx]i)on$", "ón", word)
 
 
 def _letters(number: int) -> str:
