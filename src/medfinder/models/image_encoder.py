@@ -46,9 +46,10 @@ def patches(hu: Tensor, windows_hu: tuple[tuple[float, float], ...]) -> Tensor:
     """
     n, x, y, z = hu.shape
     cut = hu.float().view(n, x // 2, 2, y // 2, 2, z // 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
-    low = torch.tensor([low for low, _ in windows_hu])
-    high = torch.tensor([high for _, high in windows_hu])
-    scaled = (cut.reshape(n, x // 2, y // 2, z // 2, 8, 1) - low) * (2.0 / (high - low)) - 1.0
+    low, high = torch.tensor(windows_hu, device=hu.device).T
+    gain = 2.0 / (high - low)
+    # One pass over the memory instead of three.
+    scaled = torch.addcmul(-low * gain - 1.0, cut.reshape(n, x // 2, y // 2, z // 2, 8, 1), gain)
     return scaled.clamp_(-1.0, 1.0).flatten(-2)
 
 
