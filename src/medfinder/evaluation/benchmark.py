@@ -21,7 +21,7 @@ from medfinder.evaluation.answers import Answers
 from medfinder.evaluation.evaluate import Evaluation, evaluate_fully, measure
 from medfinder.evaluation.oracle import evaluate_oracle
 from medfinder.evaluation.rows import ROWS, Recipe, Size, recipe_of
-from medfinder.evaluation.scorers import embed_slices
+from medfinder.evaluation.scorers import REGIONS, Scorer, embed_regions, embed_slices
 from medfinder.evaluation.significance import SAMPLES
 from medfinder.evaluation.store import read_evaluation, write_evaluation
 from medfinder.evaluation.trial import set_trial
@@ -180,7 +180,7 @@ def _plan(dataset: Dataset, row: str, seed: int, bench: Bench) -> Step:
     if ROWS[row].kind == "oracle":
         return _judge(Step(row, seed, "to do", folder, made_by=made_by), bench)
     trained = _source(row, bench)
-    made_by |= {"seed": seed, "voting": ROWS[row].voting}
+    made_by |= {"seed": seed, "scoring": ROWS[row].scoring}
     if trained in bench.taken:
         made_by["taken"] = _digest_folder(bench.taken[trained])
         return _judge(Step(row, seed, "to do", folder, trained, made_by=made_by), bench)
@@ -243,11 +243,15 @@ def _train(dataset: Dataset, step: Step, bench: Bench, title: str) -> Path:
 
 
 def _evaluate(dataset: Dataset, model: DualEncoder, step: Step, bench: Bench, progress: Progress) -> Evaluation:
-    rule = ROWS[step.row].voting
+    rule = ROWS[step.row].scoring
     if not rule:
         return evaluate_fully(dataset, model, SPLIT, bootstrap=bench.draws, progress=progress)
     trial = set_trial(dataset.select(SPLIT), SPLIT)
-    scorer = embed_slices(dataset, model, trial, rule=rule, progress=progress)
+    scorer: Scorer
+    if rule == REGIONS:
+        scorer = embed_regions(dataset, model, trial, progress=progress)
+    else:
+        scorer = embed_slices(dataset, model, trial, rule=rule, progress=progress)
     return measure(trial, scorer, dataset=dataset.digest, split=SPLIT, bootstrap=bench.draws)
 
 

@@ -27,14 +27,15 @@ class Row:
         kind: ``"model"``, ``"oracle"`` or ``"chance"``.
         paper: the paper's row that stands beside it; empty when it has none.
         trained_as: row whose checkpoint it scores in another way; empty for its own.
-        voting: how slices vote; empty where the cosine of whole volumes decides.
+        scoring: how slices vote, or ``"regions"`` for late interaction besides; empty where the cosine of whole volumes
+            decides.
     """
 
     title: str
     kind: str = "model"
     paper: str = ""
     trained_as: str = ""
-    voting: str = ""
+    scoring: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,14 @@ ROWS: dict[str, Row] = {
     "clip4clip_meanp": Row("CLIP4Clip, meanP", paper="CLIP4Clip"),
     "clip4clip_seq": Row("CLIP4Clip, seqTransf"),
     "mir3d": Row("3D-MIR, average", paper="3D-MIR"),
-    "mir3d_frequency": Row("3D-MIR, slices vote: frequency", trained_as="mir3d", voting="frequency"),
-    "mir3d_max": Row("3D-MIR, slices vote: max", trained_as="mir3d", voting="max"),
-    "mir3d_sum": Row("3D-MIR, slices vote: sum", trained_as="mir3d", voting="sum"),
+    "mir3d_frequency": Row("3D-MIR, slices vote: frequency", trained_as="mir3d", scoring="frequency"),
+    "mir3d_max": Row("3D-MIR, slices vote: max", trained_as="mir3d", scoring="max"),
+    "mir3d_sum": Row("3D-MIR, slices vote: sum", trained_as="mir3d", scoring="sum"),
     "paper_resnet": Row("MedFinder as in the paper, ResNet", paper="MedFinder, ResNet-50"),
     "paper_vit": Row("MedFinder as in the paper, ViT", paper="MedFinder, ViT-base"),
     "released": Row("as the released script"),
     "medfinder": Row("medfinder (ours)"),
+    "medfinder_regions": Row("medfinder (ours), regions too", trained_as="medfinder", scoring="regions"),
     "no_sampler_clip": Row("no sampler, L_mse, CLIP", paper="no sampler, L_mse, CLIP"),
     "no_mse_clip": Row("sampler, no L_mse, CLIP", paper="sampler, no L_mse, CLIP"),
     "full_clip": Row("sampler, L_mse, CLIP", paper="sampler, L_mse, CLIP"),
@@ -171,7 +173,7 @@ ROWS: dict[str, Row] = {
 
 _RETRIEVAL = (
     *("clip4clip_meanp", "clip4clip_seq", "mir3d", "mir3d_frequency", "mir3d_max", "mir3d_sum"),
-    *("paper_resnet", "paper_vit", "released", "medfinder", "oracle", "chance"),
+    *("paper_resnet", "paper_vit", "released", "medfinder", "medfinder_regions", "oracle", "chance"),
 )
 _ABLATION = (
     *("no_sampler_clip", "no_mse_clip", "full_clip", "full_biomedclip"),
