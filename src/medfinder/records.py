@@ -1,7 +1,7 @@
 """The frozen records that cross from room to room: Study -> Case | Dropped, Query -> Hit.
 
 In: nothing but plain values. Out: immutable records, equal when their fields are. They hold no arrays and no open
-files, so each of them can be pickled, printed as JSON and stored as one table row.
+files, so each of them can be pickled, printed as JSON and stored as one table row. ``plural`` counts them in words.
 """
 
 from dataclasses import dataclass
@@ -244,3 +244,15 @@ class Hit:
     volume: Path | None
     caution: str = ""
     parts: tuple[tuple[str, float], ...] = ()
+
+
+def plural(count: int, noun: str) -> str:
+    """Count a noun in words; ``study`` and ``series`` are known.
+
+    Example:
+        >>> plural(1, "slice"), plural(2, "study"), plural(2, "single series")
+        ('1 slice', '2 studies', '2 single series')
+    """
+    if count == 1 or noun.endswith("series"):
+        return f"{count} {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"

@@ -154,7 +154,7 @@ def test_the_papers_numbers_stand_beside_ours_and_are_told_apart() -> None:
 
 def test_an_empty_dataset_has_tables_too() -> None:
     text = statistics_markdown(describe_records([], []))
-    assert text.startswith("0 cases of 0 studies of 0 patients; 0 studies, series or table rows set aside.")
+    assert text.startswith("0 cases of 0 studies of 0 patients; set aside, be it study, series or table row: 0.")
 
 
 def test_the_terminal_is_told_what_is_synthetic_and_gets_columns_of_even_width() -> None:

@@ -115,3 +115,12 @@ def test_the_faults_are_real_changes(benchmark: ModuleType) -> None:
         seeded = list(benchmark.seed_faults(pairs, kind, np.random.default_rng(0)))
         assert len(seeded) > len(pairs) / 4, kind
         assert all(spoilt != pair.english for pair, spoilt in seeded)
+
+
+@pytest.mark.parametrize(
+    ("english", "told"),
+    [("Left derrame pleural.", "1 Spanish word in"), ("Left derrame torax.", "2 Spanish words in")],
+)
+def test_one_word_is_no_words(english: str, told: str) -> None:
+    (doubt,) = (doubt for doubt in audit_translation("derrame pleural izquierdo .", english) if told in doubt.detail)
+    assert doubt.reason == "Spanish left"

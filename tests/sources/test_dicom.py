@@ -48,7 +48,7 @@ def test_each_series_can_be_read_where_all_lie_in_one_folder(tmp_path: Path, wri
         ({"Modality": "MR"}, "not CT", "modality MR, expected CT"),
         ({"Modality": "SR", "Rows": None}, "not CT", "modality SR"),
         ({"Modality": None}, "not CT", "modality missing"),
-        ({"SOPClassUID": SecondaryCaptureImageStorage}, "no CT image", "14 objects that are no CT images"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage}, "no CT image", "14 objects without a CT image"),
     ],
 )
 def test_what_is_no_ct_is_set_aside_and_the_rest_goes_on(

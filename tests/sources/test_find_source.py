@@ -67,7 +67,7 @@ def test_an_absent_path_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_cts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("none")
-    with pytest.raises(ConfigError, match="no CT among the 1 files"):
+    with pytest.raises(ConfigError, match="no CT among the 1 file of"):
         find_source(tmp_path)
 
 

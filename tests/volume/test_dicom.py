@@ -52,7 +52,7 @@ def test_file_order_folders_and_names_do_not_matter(
     np.testing.assert_array_equal(volume.hu[::-1, ::-1].transpose(2, 1, 0), ramp)
     np.testing.assert_allclose(volume.spacing_mm, (0.7, 0.8, 2.5))
     np.testing.assert_allclose(mm_of(volume, (0, 0, 0)), (8, -5, 100))
-    assert volume.notes == ("1 files that are not DICOM images were passed over",)
+    assert volume.notes == ("passed over: 1 file without a DICOM image",)
 
 
 def test_slope_and_intercept_of_each_slice_are_used_once(
@@ -128,7 +128,7 @@ def test_identical_copies_of_a_slice_collapse(tmp_path: Path, make_series: Make,
     copy = pydicom.dcmread(save_series(tmp_path / "copy", series[2:3]) / "0000.dcm")
     volume = read_volume(save_series(tmp_path / "s", [*series, copy]))
     np.testing.assert_array_equal(volume.hu[::-1, ::-1].transpose(2, 1, 0), ramp)
-    assert "identical copies" in volume.notes[0]
+    assert volume.notes == ("identical copies at 1 slice position; one of each was kept",)
 
 
 def test_different_images_at_one_position_are_refused(tmp_path: Path, make_series: Make, save_series: Save) -> None:
@@ -146,6 +146,7 @@ def test_one_shared_slice_where_two_acquisitions_meet_is_kept_once(
     other.AcquisitionNumber = 2
     volume = read_volume(save_series(tmp_path / "s", [*series, other]))
     np.testing.assert_array_equal(volume.hu[::-1, ::-1].transpose(2, 1, 0), ramp)
+    assert volume.notes == ("two acquisitions meet at 1 slice position; the earlier image was kept",)
     other.AcquisitionNumber = 1
     assert reason_of(save_series(tmp_path / "t", [*series, other])) == "conflicting slices"
 
@@ -318,7 +319,7 @@ def test_localizers_and_other_objects_beside_the_slices_are_left_out(
     save_series(tmp_path / "dose", [report])
     volume = read_volume(save_series(tmp_path, [*series, scout]))
     np.testing.assert_array_equal(volume.hu[::-1, ::-1].transpose(2, 1, 0), ramp)
-    assert volume.notes == ("1 localizer images were left out",)
+    assert volume.notes == ("left out: 1 localizer image",)
 
 
 def spoil_patient(series: list[Dataset]) -> None:

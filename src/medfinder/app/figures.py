@@ -33,9 +33,9 @@ from medfinder.app.svg import (
     wrap,
 )
 from medfinder.curation.split import SPLITS
-from medfinder.curation.statistics import age_band, plural
+from medfinder.curation.statistics import age_band
 from medfinder.errors import MissingExtraError
-from medfinder.records import Case
+from medfinder.records import Case, plural
 from medfinder.volume import Volume
 
 try:

@@ -23,6 +23,7 @@ from medfinder.cli.face import (
     show_table,
 )
 from medfinder.errors import ConfigError
+from medfinder.records import plural
 
 if TYPE_CHECKING:
     from medfinder.curation.curate import Summary
@@ -59,7 +60,7 @@ def phantoms(
     write = write_bimcv_tree if raw_bimcv else write_bimcv_r if released_bimcv_r else write_phantoms
     with progress_bar("phantoms") as progress:
         write(out, studies=cases, seed=seed, size=size, workers=workers, progress=progress)
-    remark(f"{cases} synthetic studies in {out}")
+    remark(f"{plural(cases, 'synthetic study')} in {out}")
 
 
 @app.command(
@@ -205,7 +206,7 @@ def train(
     if as_json:
         print_json({**asdict(summary), "checkpoint": str(out)})
     if not summary.is_finished:
-        remark(f"{summary.epochs} epochs are done")
+        remark(f"done: {plural(summary.epochs, 'epoch')}")
         raise typer.Exit(INTERRUPTED)
     best = f"epoch {summary.best_epoch} of {summary.epochs} was best"
     remark(f"checkpoint in {out}: {best}, {_as_figures(summary.figures)}")
@@ -242,7 +243,7 @@ def index(
     if as_json:
         print_json({**asdict(summary), "dropped": [asdict(row) for row in dataset.dropped]})
         return
-    told = f"{summary.added} cases added to {out}, {summary.replaced} replaced, {summary.removed} removed"
+    told = f"{plural(summary.added, 'case')} added to {out}, {summary.replaced} replaced, {summary.removed} removed"
     remark(f"{told}, {summary.skipped} were there already; {summary.cases} in all")
     show_dropped(dataset.dropped)
 
@@ -275,13 +276,13 @@ def _show_summary(summary: "Summary", out: Path, as_json: bool) -> None:
 
 
 def _show_flow(summary: "Summary", out: Path) -> None:
-    from medfinder.curation.statistics import flow_table, plural
+    from medfinder.curation.statistics import flow_table
 
     cases = plural(summary.cases, "case")
     remark(f"{cases} in {out}" if summary.is_new else f"{cases} in {out}; it was complete already")
     table = flow_table(summary.flow, summary.cases)
     show_table(table.header, table.rows)
     if summary.reasons:
-        remark(f"{summary.dropped} studies, series and table rows were set aside; dropped.parquet names each:")
+        remark(f"set aside, each named in dropped.parquet: {summary.dropped}")
     for reason, count in summary.reasons.items():
         remark(f"  {count} x {reason}")

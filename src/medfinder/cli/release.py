@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medfinder.cli.face import AsJson, app, examples, print_json, progress_bar, remark
+from medfinder.records import plural
 
 
 @app.command(
@@ -53,7 +54,7 @@ def release(
         return
     told = {"written": "wrote", "complete": "was there already:", "dry run": "would write"}[summary.state]
     splits = ", ".join(f"{split} {count}" for split, count in summary.splits.items())
-    remark(f"{told} {len(summary.files)} files in {out}: {summary.cases} cases ({splits})")
+    remark(f"{told} {plural(len(summary.files), 'file')} in {out}: {plural(summary.cases, 'case')} ({splits})")
 
 
 def _draw(dataset: Path) -> dict[str, str]:

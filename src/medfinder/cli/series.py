@@ -41,7 +41,7 @@ def series(
 ) -> None:
     """Show the series of every study: score, choice and reason."""
     from medfinder.curation.series import SelectionSettings, as_row, rank_or_choose, read_look
-    from medfinder.curation.statistics import plural
+    from medfinder.records import plural
     from medfinder.sources import find_reader, find_source
 
     settings = SelectionSettings(series_per_study=per_study)

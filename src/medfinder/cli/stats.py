@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from medfinder.cli.face import AsJson, app, examples, print_json, progress_bar, remark
+from medfinder.records import plural
 
 
 @app.command(
@@ -43,4 +44,4 @@ def stats(
     else:
         sys.stdout.write(statistics_text(description, top=top))
     if out is not None:
-        remark(f"wrote {len(written.files)} files to {out}; open {out / 'statistics.html'}")
+        remark(f"wrote {plural(len(written.files), 'file')} to {out}; open {out / 'statistics.html'}")

@@ -18,7 +18,7 @@ from importlib import resources
 from typing import Any
 
 from medfinder.curation.keywords import split_sentences
-from medfinder.records import Doubt, Sex
+from medfinder.records import Doubt, Sex, plural
 
 # Ours: registries, side files and reports round ages differently and may be a birthday apart.
 MAX_YEARS_APART = 2
@@ -198,7 +198,7 @@ def _find_other_modality(said: _Said) -> Doubt | None:
     whole = " . ".join(said.sentences)
     found = sum(pattern.search(whole) is not None for pattern in words.xray)
     if found >= _MIN_XRAY_WORDS and not words.but_not.search(whole):
-        return _doubt("report of an X-ray", f"{found} expressions that a radiograph calls for, and none that a CT does")
+        return _doubt("report of an X-ray", f"{plural(found, 'expression')} of a radiograph's report, none of a CT's")
     return None
 
 
@@ -214,7 +214,7 @@ def _find_other_part(said: _Said) -> Doubt | None:
         about = said.sentences_about(part)
         is_title = part in titled and "chest" not in titled and chest <= most
         if is_title or (not titled and chest == 0 and about >= _MIN_OTHER_SENTENCES):
-            detail = f"{about} sentences of the report are about the {part}, {chest} about the chest"
+            detail = f"{plural(about, 'sentence')} of the report about the {part}, {chest} about the chest"
             return _doubt("report of another part", detail)
     return None
 

@@ -32,11 +32,11 @@ from medfinder.curation.report import choose_text
 from medfinder.curation.review import DECISIONS, read_decisions, settle
 from medfinder.curation.shared_texts import Told
 from medfinder.curation.split import split_patients
-from medfinder.curation.statistics import describe, describe_folder, plural, present_findings
+from medfinder.curation.statistics import describe, describe_folder, present_findings
 from medfinder.curation.study import CuratedStudy, CurationSettings, Job, clean_study
 from medfinder.curation.translate import digest_text, translate_all
 from medfinder.errors import ConfigError, DatasetError
-from medfinder.records import Case, Doubt, Dropped, Split, Study
+from medfinder.records import Case, Doubt, Dropped, Split, Study, plural
 from medfinder.sources import find_reader, find_source, pacs
 from medfinder.sources.files import relative_name
 
@@ -221,8 +221,8 @@ def _summarise(description: Mapping[str, Any], is_new: bool, resumed: int, remar
     said = list(remarks)
     if mispaired:
         said.append(
-            f"MISPAIRED: {mispaired} reports belong to other patients or sessions than the images beside them; they "
-            "were set aside. Look at how images and reports were joined before you trust the rest"
+            f"MISPAIRED: set aside {plural(mispaired, 'report')} of other patients or sessions than the images say. "
+            "Look at how images and reports were joined before you trust the rest"
         )
     rejected = sum(count for reason, count in reasons.items() if reason.startswith("review: "))
     if waiting := description["held"] - rejected:

@@ -15,7 +15,7 @@ from medfinder.curation.contradictions import MAX_YEARS_APART, find_contradictio
 from medfinder.curation.quality import Fault
 from medfinder.curation.shared_texts import SharedText, Told, find_shared_texts
 from medfinder.errors import ConfigError
-from medfinder.records import Claim, Doubt, Dropped, Sex, Study
+from medfinder.records import Claim, Doubt, Dropped, Sex, Study, plural
 from medfinder.sources.bimcv_tables import parse_day
 
 MISPAIRED = "mispaired"
@@ -210,7 +210,7 @@ def describe_shared_text(shared: SharedText) -> str:
     """Say how many share a text, and how alike they are."""
     alike = "the same" if shared.similarity == 1 else f"nearly the same ({100 * shared.similarity:.0f}%)"
     patients = "one patient" if shared.patients == 1 else f"{shared.patients} patients"
-    return f"{len(shared.names)} reports of {patients} have {alike} text of {shared.words} words"
+    return f"{len(shared.names)} reports of {patients} have {alike} text of {plural(shared.words, 'word')}"
 
 
 def audit_studies(

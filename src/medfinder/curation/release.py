@@ -28,7 +28,7 @@ from medfinder.curation.dataset import Dataset
 from medfinder.curation.release_card import OLDEST, write_release_card
 from medfinder.curation.split import SPLITS
 from medfinder.errors import ConfigError, DatasetError
-from medfinder.records import Split
+from medfinder.records import Split, plural
 from medfinder.sources.files import write_whole
 
 KIND = "medfinder release"
@@ -174,7 +174,7 @@ def check_releasable(dataset: Dataset, audit: Audit) -> None:
     found = audit(dataset)
     if found:
         raise DatasetError(
-            f"{dataset.path} may not be released: the audit found personal data in {len(found)} places; "
+            f"{dataset.path} may not be released: the audit found personal data in {plural(len(found), 'place')}; "
             f"see: medfinder audit-phi {dataset.path}"
         )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 
 from medfinder.curation.quality import Fault
-from medfinder.records import Language, Study
+from medfinder.records import Language, Study, plural
 
 # Commonest words of each language in radiology reports that the other one lacks ("no" is both).
 _STOP_WORDS: dict[Language, frozenset[str]] = {
@@ -172,4 +172,4 @@ def find_report_fault(text: str, *, is_required: bool, min_words: int, max_chars
             f"{len(text)} letters, expected at most {max_chars}; look for a missing quotation mark",
         )
     words = count_words(text)
-    return None if words >= min_words else ("short report", f"{words} words, expected at least {min_words}")
+    return None if words >= min_words else ("short report", f"{plural(words, 'word')}, expected at least {min_words}")

@@ -22,7 +22,7 @@ from medfinder.curation.report import count_words
 from medfinder.curation.shared_texts import Told, find_shared_texts
 from medfinder.curation.split import SPLITS
 from medfinder.errors import DatasetError
-from medfinder.records import Case, Doubt, Dropped, Finding
+from medfinder.records import Case, Doubt, Dropped, Finding, plural
 
 HELD, SERIES = "held.parquet", "series.parquet"
 
@@ -434,31 +434,18 @@ def _findings_table(description: Mapping[str, Any], top: int) -> Table:
     return Table("Findings present", ("finding", "cases", "base rate", *SPLITS, "uncertain", "absent"), rows, note)
 
 
-def plural(count: int, noun: str) -> str:
-    """Count a noun in words; ``study`` and ``series`` are known.
-
-    Example:
-        >>> plural(1, "slice"), plural(2, "study"), plural(2, "single series")
-        ('1 slice', '2 studies', '2 single series')
-    """
-    if count == 1 or noun.endswith("series"):
-        return f"{count} {noun}"
-    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
-
-
 def headline(description: Mapping[str, Any]) -> str:
     """Say in one sentence how much there is.
 
     Example:
         >>> headline({"cases": 1, "studies": 1, "patients": 1, "held": 0, "dropped": 2})
-        '1 case of 1 study of 1 patient; 2 studies, series or table rows set aside.'
+        '1 case of 1 study of 1 patient; set aside, be it study, series or table row: 2.'
     """
     cases, studies = plural(description["cases"], "case"), plural(description["studies"], "study")
     patients = plural(description["patients"], "patient")
     held = f"; {plural(description['held'], 'case')} held for review" if description["held"] else ""
-    return (
-        f"{cases} of {studies} of {patients}; {description['dropped']} studies, series or table rows set aside{held}."
-    )
+    aside = f"set aside, be it study, series or table row: {description['dropped']}"
+    return f"{cases} of {studies} of {patients}; {aside}{held}."
 
 
 def statistics_text(description: Mapping[str, Any], *, top: int = 40) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from medfinder.curation.keywords import KEYWORDS, extract_findings, split_sentences
 from medfinder.curation.translate.glossary import english_words
-from medfinder.records import Doubt, Finding, Language
+from medfinder.records import Doubt, Finding, Language, plural
 
 # English words for each Spanish one; ours: from 0.8 to 1.4 in faithful pairs, which leave out articles or add them.
 _LENGTH_RATIO = (0.6, 1.8)
@@ -92,7 +92,7 @@ def _judge_wording(spanish: str, english: str) -> Iterator[Doubt]:
         )
     left = sum(_is_spanish(word) for word in re.findall(r"[^\W\d_]+", english) if not word.isupper())
     if left:
-        yield _doubt("Spanish left", f"{left} Spanish words in the English text, expected none")
+        yield _doubt("Spanish left", f"{plural(left, 'Spanish word')} in the English text, expected none")
 
 
 def _judge_length(spanish: str, english: str) -> Iterator[Doubt]:
@@ -100,7 +100,7 @@ def _judge_length(spanish: str, english: str) -> Iterator[Doubt]:
     low, high = _LENGTH_RATIO
     if before >= _FEWEST_WORDS and not low <= after / before <= high:
         expected = f"expected {low:g} to {high:g} for each Spanish word"
-        yield _doubt("length differs", f"{after} English words for {before} Spanish ones; {expected}")
+        yield _doubt("length differs", f"{plural(after, 'English word')} for {before} in Spanish; {expected}")
     if re.search(r"[.]\W*$", spanish) and not re.search(r"[.!?\])\"']\s*$", english):
         yield _doubt("cut short", "the Spanish text ends in a full stop, the English one does not")
 
@@ -365,11 +365,11 @@ def _judge_beads(beads: Sequence[_Bead]) -> Iterator[Doubt]:
     pairs = [bead for bead in beads if bead[0].sentences and bead[1].sentences]
     for reason, lonely in (("sentence missing", missing), ("sentence added", added)):
         if lonely:
-            yield _doubt(reason, f"{len(lonely)} sentences have no counterpart in the other language")
+            yield _doubt(reason, f"{plural(len(lonely), 'sentence')} without a counterpart in the other language")
     for reason, differs in _COMPARISONS.items():
         count = sum(differs(*pair) for pair in pairs)
         if count:
-            yield _doubt(reason, f"in {count} of {len(pairs)} sentences that stand side by side")
+            yield _doubt(reason, f"in {count} of {plural(len(pairs), 'pair')} of sentences side by side")
 
 
 def _numbers_differ(spanish: _Facts, english: _Facts) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from medfinder.errors import ConfigError
-from medfinder.records import Dropped, Study
+from medfinder.records import Dropped, Study, plural
 from medfinder.sources import bimcv, bimcv_r, dicom, mixed, nifti, pacs, phantoms_folder, release
 from medfinder.sources.files import is_dicom, is_volume_file, walk_files
 
@@ -67,7 +67,7 @@ def find_source(path: Path) -> str:
     if files == 0:
         raise ConfigError(f"{path} is empty; expected DICOM, NIfTI (.nii, .nii.gz), NRRD or MHA files")
     raise ConfigError(
-        f"no CT among the {files} files of {path}; expected DICOM, NIfTI (.nii, .nii.gz), NRRD or MHA files"
+        f"no CT among the {plural(files, 'file')} of {path}; expected DICOM, NIfTI (.nii, .nii.gz), NRRD or MHA files"
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfinder.errors import ConfigError, StudyError
-from medfinder.records import Claim, Dropped, Series, Sex, Study
+from medfinder.records import Claim, Dropped, Series, Sex, Study, plural
 from medfinder.sources.bimcv_tables import (
     BadRow,
     FileName,
@@ -200,7 +200,9 @@ class _Reports:
     def leftovers(self) -> Iterator[Dropped]:
         yield from self.refused
         if self.untold:
-            detail = f"{self.untold} more rows of the label tables cannot be used or name no session that is there"
+            detail = (
+                f"{plural(self.untold, 'more row')} of the label tables, unusable or without a session in the folder"
+            )
             yield refuse_row(hash_id("rows", "untold"), SOURCE, "no image", detail)
 
 
@@ -297,7 +299,7 @@ def _subject(
         if session.series:
             sessions.append(session)
         elif not tree.has_ct(key):
-            detail = f"{tree.sessions[key].radiographs} radiographs and no CT volume"
+            detail = f"{plural(tree.sessions[key].radiographs, 'radiograph')} and no CT volume"
             yield Dropped(key.study_id, "", SOURCE, "read", "no CT", detail)
     first = min((session.day for session in sessions if session.day), default=None)
     for session in sessions:

@@ -21,7 +21,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
 from medfinder.errors import ConfigError
-from medfinder.records import Dropped, Series, SeriesTags, Sex, Study
+from medfinder.records import Dropped, Series, SeriesTags, Sex, Study, plural
 from medfinder.sources.files import fingerprint, hash_id, is_dicom, relative_name, walk_files
 from medfinder.sources.report_table import (
     ReportTable,
@@ -125,7 +125,7 @@ class _SeriesFacts:
         if self.modality != "CT":
             return "not CT", f"modality {self.modality or 'missing'}, expected CT"
         if self.slices == 0 and self.localizers == 0:
-            return "no CT image", f"{self.others} objects that are no CT images (captures, dose reports)"
+            return "no CT image", f"{plural(self.others, 'object')} without a CT image (captures, dose reports)"
         return None
 
     def as_series(self, series_id: str) -> Series:

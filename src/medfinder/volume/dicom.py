@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfinder.errors import VolumeError
+from medfinder.records import plural
 from medfinder.volume.dicom_headers import find_series
 from medfinder.volume.dicom_pixels import Pixels, pixels_of, read_stored
 from medfinder.volume.hounsfield import PADDING_HU, air_for_padding, check_rescale, hu_dtype, to_hu
@@ -191,10 +192,10 @@ def _drop_duplicates(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
         raise VolumeError(f"all {len(slices)} images lie at one position, expected a volume", reason="single slice")
     differing = [group for group in doubled if not _are_identical(group)]
     _check_seams(differing, len(groups))
-    if len(doubled) > len(differing):
-        notes.append(f"{len(doubled) - len(differing)} slice positions held identical copies; one of each was kept")
+    if copied := len(doubled) - len(differing):
+        notes.append(f"identical copies at {plural(copied, 'slice position')}; one of each was kept")
     if differing:
-        notes.append(f"{len(differing)} slice positions where two acquisitions meet; the earlier image was kept")
+        notes.append(f"two acquisitions meet at {plural(len(differing), 'slice position')}; the earlier image was kept")
     return [min(group, key=lambda one: (one.acquisition, one.instance)) for group in groups]
 
 

@@ -17,6 +17,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from medfinder.errors import VolumeError
+from medfinder.records import plural
 
 _TAGS = [
     "ImageType",
@@ -113,9 +114,9 @@ def find_series(path: Path, series_instance_uid: str | None) -> tuple[list[Any],
     images = [h for h in headers if not _is_localizer(h)]
     if not images:
         raise VolumeError("the series holds localizers only; pick the series of the slices", reason="localizer")
-    notes = [f"{scan.skipped} files that are not DICOM images were passed over"] if scan.skipped else []
+    notes = [f"passed over: {plural(scan.skipped, 'file')} without a DICOM image"] if scan.skipped else []
     if len(images) < len(headers):
-        notes.append(f"{len(headers) - len(images)} localizer images were left out")
+        notes.append(f"left out: {plural(len(headers) - len(images), 'localizer image')}")
     return images, notes
 
 
@@ -156,7 +157,7 @@ def _not_ct(modalities: set[str]) -> VolumeError:
 def _no_dicom(scan: _Scan) -> VolumeError:
     if not scan.files:
         return VolumeError("the folder is empty; give one that holds a DICOM series", reason="empty folder")
-    return VolumeError(f"no DICOM image among {scan.files} files; check what they are", reason="no DICOM")
+    return VolumeError(f"no DICOM image among {plural(scan.files, 'file')}; check the folder", reason="no DICOM")
 
 
 def _scan(path: Path) -> _Scan:
