@@ -143,6 +143,14 @@ def test_the_flow_chart_counts_down_to_what_is_kept() -> None:
     ]
 
 
+def test_rows_of_tables_stand_beside_the_way_of_the_studies() -> None:
+    rows = [Dropped(f"row{n}", "", "nifti", "table", "no image", "") for n in range(21)]
+    words = words_of(draw_flow(describe_records([make_case(0), make_case(1)], rows)))
+    assert words[words.index("Studies found") + 1] == "n = 2"
+    assert words[words.index("Table rows set aside: 21") + 1] == "21  no image"
+    assert not [word for word in words if word.endswith(" left")]
+
+
 def test_words_of_the_cloud_grow_with_their_count() -> None:
     figure = ET.fromstring(draw_word_cloud(describe_made()))
     sizes = {text.text: float(text.attrib["font-size"]) for text in figure.iter(f"{SVG}text")}

@@ -16,6 +16,7 @@ from medfinder.curation.statistics import (
     describe,
     describe_folder,
     describe_records,
+    flow_table,
     lay_out,
     make_tables,
     statistics_markdown,
@@ -58,7 +59,10 @@ def test_every_study_ends_in_one_place_and_the_counts_add_up() -> None:
         drop("lost", "read", "truncated", "s1"),
         drop("lost", "quality", "too small", "s2"),
         drop("gone", "report", "no report"),
+        drop("told", "table", "two reports"),
         drop("row", "table", "no image"),
+        drop("row", "table", "no image"),
+        drop("study1", "table", "duplicate row"),
         drop("study9", "review", "rejected: quality", "case9"),
     ]
     held = [make_case(8), make_case(9), make_case(7, study_id="study0")]
@@ -69,14 +73,24 @@ def test_every_study_ends_in_one_place_and_the_counts_add_up() -> None:
     flow = describe_records([make_case(0), make_case(1)], dropped, held=held, doubts=doubts)["flow"]
     assert flow["found"] == 7
     assert [(step["stage"], step["studies"], step["reasons"]) for step in flow["steps"]] == [
-        ("table", 1, {"no image": 1}),
+        ("table", 1, {"two reports": 1}),
         ("quality", 1, {"too small": 1}),
         ("report", 1, {"no report": 1}),
         ("review", 1, {"rejected: quality": 1}),
     ]
     assert (flow["kept"], flow["waiting"], flow["series_aside"]) == (2, 1, 1)
+    assert flow["rows_aside"] == {"no image": 2, "duplicate row": 1}
     assert flow["waiting_for"] == {"pairing: date differs": 1}
     assert flow["found"] == flow["kept"] + flow["waiting"] + sum(step["studies"] for step in flow["steps"])
+
+
+def test_rows_of_an_alien_table_are_no_studies_that_were_found() -> None:
+    alien = [drop(f"row{n}", "table", "no image") for n in range(21)]
+    told = describe_records([make_case(n) for n in range(6)], alien)
+    rows = flow_table(told["flow"], told["cases"]).rows
+    assert rows[0][:2] == ("found", "6")
+    assert rows[-1] == ("beside them: table rows set aside", "21", "no image 21")
+    assert "table rows" not in str(flow_table(describe_records([make_case(0)], [])["flow"], 1).rows)
 
 
 def test_findings_are_counted_by_what_is_said_of_them() -> None:

@@ -109,11 +109,15 @@ _REASONS_SHOWN = 6
 
 @dataclass(frozen=True)
 class _Exit:
-    """Studies that leave the way on one side, and why."""
+    """What leaves the way on one side, and why.
+
+    Attributes:
+        left: studies that go on; None where what left was no study.
+    """
 
     title: str
     lines: tuple[str, ...]
-    left: int
+    left: int | None
 
     @property
     def height(self) -> int:
@@ -129,13 +133,13 @@ def draw_flow(description: Mapping[str, Any]) -> str:
     width, spine, side = 860, 40, 450
     height = _TOP + 56 + sum(one.height + 20 for one in exits) + 60 + 64 + 90 + _FOOT
     board = _board(description, width, height, "From source to dataset")
-    table = any(step["stage"] == "table" for step in flow["steps"])
-    y = _spine_box(board, _TOP, "Studies and report rows found" if table else "Studies found", f"n = {flow['found']}")
+    y = _spine_box(board, _TOP, "Studies found", f"n = {flow['found']}")
     for one in exits:
         middle, below = y + 20 + one.height / 2, y + 20 + one.height
         board.rule(spine + 170, y, spine + 170, below, line=MUTED)
-        board.rule(spine + 170, middle, side, middle, line=MUTED, arrow=True)
-        board.text(spine + 160, middle + 5, f"{one.left} left", size=13, fill=MUTED, anchor="end")
+        if one.left is not None:
+            board.rule(spine + 170, middle, side, middle, line=MUTED, arrow=True)
+            board.text(spine + 160, middle + 5, f"{one.left} left", size=13, fill=MUTED, anchor="end")
         _exit_box(board, side, y + 20, width - side - 24, one)
         y = below
     board.rule(spine + 170, y, spine + 170, y + 30, line=MUTED, arrow=True)
@@ -155,6 +159,8 @@ def _exits(description: Mapping[str, Any]) -> Iterator[_Exit]:
     if flow["waiting"]:
         left -= flow["waiting"]
         yield _Exit(f"Waiting for a reader: {flow['waiting']}", tuple(_reason_lines(flow["waiting_for"])), left)
+    if rows := flow["rows_aside"]:
+        yield _Exit(f"Table rows set aside: {sum(rows.values())}", tuple(_reason_lines(rows)), None)
 
 
 def _reason_lines(reasons: Mapping[str, int]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from medfinder.curation.shared_texts import Told, find_shared_texts
 from medfinder.curation.split import SPLITS
 from medfinder.errors import DatasetError
 from medfinder.records import Case, Doubt, Dropped, Finding, plural
+from medfinder.sources.report_table import ROW_REASONS
 
 HELD, SERIES = "held.parquet", "series.parquet"
 
@@ -206,14 +207,15 @@ def _flow(
     """Follow every study from the source to where it ended; the counts add up.
 
     A study of which one case stands is kept; one whose cases wait is waiting, for the first doubt that holds it; else
-    it was set aside at the furthest stage that any of its series reached. Rows of a report table without an image count
-    as a study each.
+    it was set aside at the furthest stage that any of its series reached. A row that a table holds in vain is no study.
 
     Returns:
         ``found``; ``steps``: for each stage ``stage``, ``studies`` and their ``reasons``; ``waiting`` and what they
-        are ``waiting_for``; ``kept``; ``series_aside``: rows about single series of studies that were kept all the
-        same.
+        are ``waiting_for``; ``kept``; ``series_aside``: single series of studies that were kept all the same;
+        ``rows_aside``: how many rows of tables for which reason, beside all these.
     """
+    rows = Counter(row.reason for row in dropped if _is_row(row))
+    dropped = [row for row in dropped if not _is_row(row)]
     kept = {case.study_id for case in cases}
     held_by = {case.study_id: _first_holding(doubts.get(case.case_id, ())) for case in reversed(waiting)}
     held_by = {study: reason for study, reason in held_by.items() if study not in kept}
@@ -234,7 +236,12 @@ def _flow(
         "waiting_for": _most_frequent(Counter(held_by.values())),
         "kept": len(kept),
         "series_aside": sum(row.study_id in kept for row in dropped),
+        "rows_aside": _most_frequent(rows),
     }
+
+
+def _is_row(row: Dropped) -> bool:
+    return row.stage == "table" and row.reason in ROW_REASONS
 
 
 def _first_holding(doubts: Sequence[Doubt]) -> str:
@@ -400,17 +407,19 @@ def _cells(row: Mapping[str, float]) -> tuple[str, str, str]:
 
 
 def flow_table(flow: Mapping[str, Any], cases: int) -> Table:
-    """Set out where every study ended: found, set aside at which stage and why, waiting, kept."""
+    """Set out where every study ended: found, set aside at which stage and why, waiting, kept; then rows of tables."""
     rows = [("found", flow["found"], "")]
     rows += [(f"set aside: {step['stage']}", step["studies"], _list(step["reasons"])) for step in flow["steps"]]
     if flow["waiting"]:
         rows.append(("waiting for a person", flow["waiting"], _list(flow["waiting_for"])))
     rows.append(("kept", flow["kept"], plural(cases, "case")))
+    if aside := flow["rows_aside"]:
+        rows.append(("beside them: table rows set aside", sum(aside.values()), _list(aside)))
     note = ""
     if flow["series_aside"]:
         note = f"Of studies that were kept, {plural(flow['series_aside'], 'single series')} stayed out."
     cells = tuple((name, str(count), told) for name, count, told in rows)
-    return Table("From source to dataset", ("", "studies", "of these"), cells, note)
+    return Table("From source to dataset", ("", "number", "of these"), cells, note)
 
 
 def _list(reasons: Mapping[str, int]) -> str:

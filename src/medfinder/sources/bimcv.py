@@ -43,7 +43,7 @@ from medfinder.sources.files import (
     relative_name,
     walk_files,
 )
-from medfinder.sources.report_table import refuse_row
+from medfinder.sources.report_table import RowReason, refuse_row, refuse_study
 from medfinder.sources.side_file import SideFile, read_side_file
 
 SOURCE = "bimcv"
@@ -191,7 +191,7 @@ class _Reports:
         of_many = f" {row.table + 1} of {self.tables}" if self.tables > 1 else ""
         return f"row {row.number} of label table{of_many}"
 
-    def refuse(self, study_id: str, reason: str, detail: str) -> None:
+    def refuse(self, study_id: str, reason: RowReason, detail: str) -> None:
         if len(self.refused) < MAX_ROWS_TOLD:
             self.refused.append(refuse_row(study_id, SOURCE, reason, detail))
         else:
@@ -367,7 +367,7 @@ def _study(
     if other or len(texts) > 1:
         places = ", ".join(reports.place(row) for row in (kept, *other)[:5] if row)
         where = places if other else f"{len(texts)} texts in the table of sessions"
-        yield refuse_row(
+        yield refuse_study(
             study_id, SOURCE, "two reports", f"reports for this session differ ({where}); keep one of them"
         )
         return

@@ -24,7 +24,7 @@ from medfinder.sources.bimcv_tables import (
     sort_rows,
 )
 from medfinder.sources.files import hash_id, is_volume_file, list_folders, name_without_suffix, walk_files
-from medfinder.sources.report_table import refuse_row
+from medfinder.sources.report_table import refuse_row, refuse_study
 
 SOURCE = "bimcv_r"
 _ENDINGS = (".csv", ".tsv", ".txt")
@@ -154,7 +154,7 @@ def _study(members: list[_Volume], is_synthetic: bool) -> Iterator[Study | Dropp
     if other:
         numbers = ", ".join(str(row.number) for row in told[:5])
         detail = f"rows for the volumes of this session differ (rows {numbers}); expected one report a session"
-        yield refuse_row(study_id, SOURCE, "two reports", detail)
+        yield refuse_study(study_id, SOURCE, "two reports", detail)
         return
     kept = next((member.row for member in members if member.row), None)
     patient = first.patient or (kept.patient if kept else "") or first.stem

@@ -29,7 +29,7 @@ from medfinder.sources.report_table import (
     read_age,
     read_table,
     refuse_repeats,
-    refuse_row,
+    refuse_study,
     with_leftovers,
 )
 
@@ -222,7 +222,7 @@ def _studies(root: Path, studies: dict[str, _StudyFacts], reports: ReportTable |
         row = rows[uid]
         if isinstance(row, Row) and used[row.number] > 1:
             detail = f"row {row.number} of the table names {used[row.number]} studies; expected one"
-            row = refuse_row(facts.study_id, "dicom", "ambiguous row", detail)
+            row = refuse_study(facts.study_id, "dicom", "ambiguous row", detail)
         yield from _judge(facts, row, first_days.get(facts.patient_id))
         yield from refuse_repeats(row, facts.study_id, "dicom")
 
@@ -242,7 +242,7 @@ def _judge(facts: _StudyFacts, row: Row | Dropped | None, first_day: date | None
         yield Dropped(facts.study_id, "", "dicom", "read", "two patients", detail)
         return
     if isinstance(row, Dropped):
-        yield refuse_row(facts.study_id, "dicom", row.reason, row.detail)
+        yield refuse_study(facts.study_id, "dicom", row.reason, row.detail)
         return
     series = []
     for key, one in sorted(facts.series.items(), key=lambda item: hash_id("series", item[0])):

@@ -21,7 +21,7 @@ from medfinder.sources.files import (
     relative_name,
     walk_files,
 )
-from medfinder.sources.report_table import ReportTable, Row, read_table, refuse_repeats, refuse_row, with_leftovers
+from medfinder.sources.report_table import ReportTable, Row, read_table, refuse_repeats, refuse_study, with_leftovers
 
 
 def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:
@@ -95,14 +95,14 @@ def _fingerprint(file: Path) -> str:
 def _study(study_id: str, members: list[_Named]) -> Study | Dropped:
     for member in members:
         if isinstance(member.row, Dropped):
-            return refuse_row(study_id, "nifti", member.row.reason, member.row.detail)
+            return refuse_study(study_id, "nifti", member.row.reason, member.row.detail)
     rows = [member.row for member in members if isinstance(member.row, Row)]
     if len({row.report for row in rows}) > 1:
         detail = f"the {len(rows)} volumes of this study have different reports in the table; expected one report"
-        return refuse_row(study_id, "nifti", "two reports", detail)
+        return refuse_study(study_id, "nifti", "two reports", detail)
     if len({row.patient_id for row in rows}) > 1:
         detail = f"the {len(rows)} volumes of this study belong to different patients by the table; expected one"
-        return refuse_row(study_id, "nifti", "two patients", detail)
+        return refuse_study(study_id, "nifti", "two patients", detail)
     row = rows[0] if rows else None
     series = tuple(Series(hash_id("series", member.name)[:8], member.file) for member in members)
     patient = hash_id("patient", row.patient_id if row and row.patient_id else study_id)

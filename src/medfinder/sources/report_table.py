@@ -14,11 +14,16 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.records import Dropped, Finding, Language, Sex, Study
 from medfinder.sources.files import hash_id, write_whole
 from medfinder.sources.text_table import Cells, Header, read_rows
+
+RowReason = Literal["no image", "no participant", "unreadable row", "duplicate row"]
+ROW_REASONS: frozenset[str] = frozenset(get_args(RowReason))
+"""Reasons to set a row of a table aside; by any other reason of this stage a study goes."""
 
 # name -> what stands in it; the template and the messages speak from here.
 COLUMNS: dict[str, str] = {
@@ -119,15 +124,13 @@ class ReportTable:
             if key not in self._asked:
                 numbers = sorted(number for row in rows for number in (row.number, *row.repeats))
                 for number in numbers:
-                    yield self._refuse(rows[0], "no image", f"row {number} of the table names no CT of the source")
+                    detail = f"row {number} of the table names no CT of the source"
+                    yield refuse_row(_study_id(rows[0]), self._source, "no image", detail)
 
     def _refuse_duplicates(self, rows: list[Row]) -> Dropped:
         numbers = ", ".join(str(row.number) for row in rows[:5])
         detail = f"{len(rows)} rows of the table name the same study and differ (rows {numbers}); keep one of them"
-        return self._refuse(rows[0], "duplicate rows", detail)
-
-    def _refuse(self, row: Row, reason: str, detail: str) -> Dropped:
-        return refuse_row(hash_id("study", row.study_id or row.path), self._source, reason, detail)
+        return refuse_study(_study_id(rows[0]), self._source, "duplicate rows", detail)
 
 
 def read_table(path: Path, *, source: str) -> ReportTable:
@@ -187,8 +190,13 @@ def with_leftovers(entries: Iterator[Study | Dropped], reports: ReportTable | No
         yield from reports.leftovers()
 
 
-def refuse_row(study_id: str, source: str, reason: str, detail: str) -> Dropped:
-    """Make the refusal of something that the table says."""
+def refuse_row(study_id: str, source: str, reason: RowReason, detail: str) -> Dropped:
+    """Make the refusal of a row; whatever study it may name stands or falls for itself."""
+    return refuse_study(study_id, source, reason, detail)
+
+
+def refuse_study(study_id: str, source: str, reason: str, detail: str) -> Dropped:
+    """Make the refusal of a study for what the table says of it."""
     return Dropped(study_id=study_id, series_id="", source=source, stage="table", reason=reason, detail=detail)
 
 
@@ -268,6 +276,10 @@ def _read_findings(text: str) -> tuple[Finding, ...]:
 def _spell_path(text: str) -> str:
     spelt = unicodedata.normalize("NFC", text.replace("\\", "/")).strip("/")
     return spelt.removeprefix("./")
+
+
+def _study_id(row: Row) -> str:
+    return hash_id("study", row.study_id or row.path)
 
 
 def _path_key(path: str) -> str:
