@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 AIR_HU = -1024.0
+_TURNED = 8  # volumes turned at once
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,19 @@ def rotate(hu: Tensor, radians: float, rng: np.random.Generator, *, zoom: tuple[
     half = np.array(hu.shape[:0:-1]) / 2.0
     theta = np.zeros((len(hu), 3, 4))
     theta[:, :, :3] = turns[:, ::-1, ::-1] * half[None, None, :] / half[None, :, None]
-    grid = functional.affine_grid(_on(hu, theta), [len(hu), 1, *hu.shape[1:]], align_corners=False)
+    # A few at a time: the places to sample at are three numbers a voxel.
+    turned = [
+        _resample(some, places)
+        for some, places in zip(torch.split(hu, _TURNED), torch.split(_on(hu, theta), _TURNED), strict=True)
+    ]
+    return torch.cat(turned)
+
+
+def _resample(hu: Tensor, theta: Tensor) -> Tensor:
+    grid = functional.affine_grid(theta, [len(hu), 1, *hu.shape[1:]], align_corners=False)
     above_air = (hu.float() - AIR_HU).unsqueeze(1)
-    turned = functional.grid_sample(above_air, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return turned.squeeze(1) + AIR_HU
+    found = functional.grid_sample(above_air, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return found.squeeze(1) + AIR_HU
 
 
 def cutmix(hu: Tensor, share: float, rng: np.random.Generator) -> Tensor:

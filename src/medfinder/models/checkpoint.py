@@ -67,10 +67,11 @@ def save_checkpoint(
         provenance: settings, code version, digest of the dataset, figures.
     """
     path.mkdir(parents=True, exist_ok=True)
+    # The largest first: on a full disk nothing changes.
+    write_weights(path / WEIGHTS, weights)
     _write_text(path / CONFIG, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     _write_text(path / PROVENANCE, json.dumps(dict(provenance), indent=2) + "\n")
     _write_text(path / CARD, _card(config, provenance))
-    write_weights(path / WEIGHTS, weights)
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
