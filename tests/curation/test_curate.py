@@ -445,3 +445,27 @@ def test_settings_out_of_range_are_refused() -> None:
         QualitySettings(max_missing_share=30)
     with pytest.raises(ConfigError, match="min_words"):
         CurationSettings(min_words=-1)
+
+
+def test_where_many_are_too_small_the_option_that_changes_it_is_told_once(
+    tmp_path: Path, make_chest: Callable[..., np.ndarray], save_volume: Callable[..., Path], settings: CurationSettings
+) -> None:
+    for number in range(3):
+        save_volume(tmp_path / "source" / f"ct{number}.nii.gz", make_chest((32, 28, 15 + number), seed=number))
+    summary = curate(tmp_path / "source", tmp_path / "out", settings)
+    assert [remark for remark in summary.remarks if "--min-dimension" in remark] == [
+        "too small: 1 study of 3 has fewer than 16 voxels on an axis; --min-dimension N sets another limit"
+    ]
+    again = curate(tmp_path / "source", tmp_path / "out", settings)
+    assert again.remarks == summary.remarks
+    loose = replace(settings, quality=replace(settings.quality, min_dimension=10))
+    assert "--min-dimension" not in " ".join(curate(tmp_path / "source", tmp_path / "all", loose).remarks)
+
+
+def test_of_phantoms_that_are_too_small_their_own_setting_is_told(
+    tmp_path: Path, make_phantoms: Callable[..., Path], settings: CurationSettings
+) -> None:
+    strict = replace(settings, quality=replace(settings.quality, min_dimension_synthetic=64))
+    remarks = " ".join(curate(make_phantoms(tmp_path / "raw"), tmp_path / "out", strict).remarks)
+    assert "8 studies of 8 have fewer than 64 voxels on an axis; min_dimension_synthetic under [quality]" in remarks
+    assert "--min-dimension" not in remarks

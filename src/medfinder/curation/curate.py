@@ -12,7 +12,7 @@ import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -47,6 +47,9 @@ _WITHOUT_REPORTS = ("dicom", "nifti", "mixed", "pacs")
 
 # Kept when a dataset is made again, since they cost money or somebody's time: translations, decisions.
 TRANSLATIONS = "translations.jsonl"
+
+# Ours: from a tenth of the studies on, a limit decides what the dataset is, and the user has to know it.
+_MANY = 0.1
 
 _Row = tuple[Case, Figures]
 
@@ -127,12 +130,13 @@ def curate(
     if links is not None:
         _write_links(links, source, entries)
     ids = {entry.study_id for entry in entries}
+    limit = _tell_limit(entries, settings)
     recipe = write_recipe(kind, source, table, settings, study_ids=ids, key=key)
     with folder.disk_errors_told(out):
         if is_done(out, recipe, ids):
             _clear_cache(entries, server)
             description, is_new = _take_up_decisions(out)
-            return _summarise(description, is_new, 0, remarks)
+            return _summarise(description, is_new, 0, [*remarks, *_tell_small(description, limit)])
         notes = Notes.begin(out, recipe)
         studies, refused = _tell_apart(entries)
         # From here on outcomes take the place of studies, in memory too.
@@ -140,7 +144,7 @@ def curate(
         resumed = _curate_studies(studies, out, settings, notes, server, workers, cluster, progress)
         outcomes = [notes.read(studies.pop()) for _ in range(len(studies))][::-1]
         description = _finish(out, recipe, settings, outcomes, refused)
-    return _summarise(description, True, resumed, remarks)
+    return _summarise(description, True, resumed, [*remarks, *_tell_small(description, limit)])
 
 
 def _curate_studies(
@@ -240,6 +244,24 @@ def _summarise(description: Mapping[str, Any], is_new: bool, resumed: int, remar
         remarks=tuple(said),
         **{key: description[key] for key in ("cases", "studies", "patients", "held", "dropped", "flow")},
     )
+
+
+def _tell_limit(entries: Sequence[Study | Dropped], settings: CurationSettings) -> str:
+    """Say how small a volume may be, and what changes that: phantoms have a limit of their own."""
+    quality = settings.quality
+    if all(entry.is_synthetic for entry in entries if isinstance(entry, Study)):
+        option = "min_dimension_synthetic under [quality] in the --config file"
+        return f"{quality.min_dimension_synthetic} voxels on an axis; {option} sets another limit"
+    return f"{quality.min_dimension} voxels on an axis; --min-dimension N sets another limit"
+
+
+def _tell_small(description: Mapping[str, Any], limit: str) -> Iterator[str]:
+    """Say where many studies were set aside for their size alone."""
+    flow = description["flow"]
+    small = sum(step["reasons"].get("too small", 0) for step in flow["steps"] if step["stage"] == "quality")
+    if small and small >= _MANY * flow["found"]:
+        has = "has" if small == 1 else "have"
+        yield f"too small: {plural(small, 'study')} of {flow['found']} {has} fewer than {limit}"
 
 
 def _refuse_overlap(source: Path, out: Path, links: Path | None, key: Path | None) -> None:
