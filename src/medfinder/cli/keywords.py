@@ -19,12 +19,15 @@ if TYPE_CHECKING:
         'medfinder keywords "No pleural effusion. 8 mm nodule in the right upper lobe."',
         "medfinder keywords @informe.txt --language es --json",
         'medfinder keywords --labels "ground glass pattern, NSG tube, nipple shadow"',
+        "medfinder keywords --labels labels_covid_posi.tsv",
     )
 )
 def keywords(
     text: Annotated[str | None, typer.Argument(help="A report, or @FILE; without it the library is listed.")] = None,
     language: Annotated[str, typer.Option(help="Of the report: en or es.")] = "en",
-    labels: Annotated[str | None, typer.Option(help="Label names of PadChest or BIMCV, with commas between.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Label names of PadChest or BIMCV, with commas between, or their table.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is found in a report, what label names mean, or the keyword library itself."""
@@ -32,7 +35,9 @@ def keywords(
     from medfinder.curation.keywords.library import check_language
 
     spoken = check_language(language)
-    if labels is not None:
+    if labels is not None and _is_table(labels):
+        _show_label_table(Path(labels), as_json)
+    elif labels is not None:
         found, unmapped = map_labels(labels.split(","))
         if unmapped:
             remark(f"no keyword for: {', '.join(unmapped)}")
@@ -98,6 +103,23 @@ def diagnoses(
 
 
 _FINDING = ("name", "status", "laterality", "location", "size_mm")
+
+
+def _is_table(labels: str) -> bool:
+    return Path(labels).suffix.lower() in (".csv", ".tsv", ".txt") or Path(labels).is_file()
+
+
+def _show_label_table(path: Path, as_json: bool) -> None:
+    from medfinder.curation.keywords.label_table import count_labels
+
+    table = count_labels(path)
+    rows, unmapped = [asdict(one) for one in table.counts], {one.name: one.rows for one in table.unmapped}
+    if as_json:
+        print_json({"rows": table.rows, "labels": rows, "unmapped": unmapped})
+        return
+    _show(rows, ("name", "kind", "rows", "keyword", "status"), as_json=False)
+    if unmapped:
+        remark("no keyword for: " + ", ".join(f"{name} {count}" for name, count in unmapped.items()))
 
 
 def _library() -> list[dict[str, Any]]:
