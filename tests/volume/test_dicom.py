@@ -429,6 +429,42 @@ def test_pixels_cut_short_are_refused(tmp_path: Path, make_series: Make, save_se
     assert reason_of(folder) == "truncated"
 
 
+def cut_copy(folder: Path, *, keep: float) -> Path:
+    """Put the first part of a slice beside it, as a broken copy leaves it, where it comes first by name."""
+    data = (folder / "0003.dcm").read_bytes()
+    (folder / "0000 copy.dcm").write_bytes(data[: int(keep * len(data))])
+    return folder
+
+
+@pytest.mark.parametrize("keep", [0.999, 0.47, 0.42], ids=["within the pixels", "before the pixels", "before the size"])
+def test_a_damaged_copy_of_an_intact_slice_is_left_out(
+    keep: float, tmp_path: Path, make_series: Make, save_series: Save, ramp: np.ndarray
+) -> None:
+    folder = cut_copy(save_series(tmp_path / "s", make_series()), keep=keep)
+    volume = read_volume(folder)
+    np.testing.assert_array_equal(volume.hu[::-1, ::-1].transpose(2, 1, 0), ramp)
+    assert volume.notes == ("left out: 1 damaged file of which an intact copy is there",)
+
+
+def test_a_slice_of_which_every_copy_is_damaged_refuses_the_series(
+    tmp_path: Path, make_series: Make, save_series: Save
+) -> None:
+    folder = cut_copy(save_series(tmp_path / "s", make_series()), keep=0.9)
+    (folder / "0003.dcm").write_bytes((folder / "0003.dcm").read_bytes()[:-50])
+    assert reason_of(folder) == "truncated"
+
+
+def test_a_damaged_slice_is_no_copy_of_another_that_bears_its_uid(
+    tmp_path: Path, make_series: Make, save_series: Save
+) -> None:
+    series = make_series()
+    series[4].SOPInstanceUID = series[4].file_meta.MediaStorageSOPInstanceUID = series[2].SOPInstanceUID
+    folder = save_series(tmp_path / "s", series, shuffled=False)
+    assert len(read_volume(folder).notes) == 0
+    (folder / "0004.dcm").write_bytes((folder / "0004.dcm").read_bytes()[:-50])
+    assert reason_of(folder) == "truncated"
+
+
 def test_two_patients_in_one_folder_are_refused(tmp_path: Path, make_series: Make, save_series: Save) -> None:
     save_series(tmp_path / "x" / "a", make_series())
     save_series(tmp_path / "x" / "b", make_series(patient_id="made-up-2"))

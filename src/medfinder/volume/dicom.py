@@ -3,7 +3,7 @@
 In: a folder (or one multi-frame file). Out: `Slabs` in HU, geometry from each slice's ImagePositionPatient and
 ImageOrientationPatient; SliceThickness and file order are never trusted. Gantry tilt stays in the affine as shear.
 Refused: two patients, other modalities, single slices, slices that disagree in size, orientation or spacing, positions
-that hold different images, gaps where anatomy is lost.
+that hold different images, gaps where anatomy is lost, damaged images of which there is no intact copy.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from medfinder.errors import VolumeError
 from medfinder.records import plural
+from medfinder.volume.dicom_copies import leave_out_damaged
 from medfinder.volume.dicom_headers import find_series
 from medfinder.volume.dicom_pixels import Pixels, pixels_of, read_stored
 from medfinder.volume.hounsfield import PADDING_HU, air_for_padding, check_rescale, hu_dtype, to_hu
@@ -65,6 +66,7 @@ def open_dicom(path: Path, *, series_instance_uid: str | None = None) -> Slabs:
         MissingExtraError: its compression needs a decoder that is not installed.
     """
     headers, notes = find_series(path, series_instance_uid)
+    headers = leave_out_damaged(headers, notes)
     slices = [one for header in headers for one in _slices_of(header)]
     if len(slices) < 2:
         raise VolumeError(
@@ -132,7 +134,7 @@ def _numbers(places: list[Any], keyword: str, count: int) -> Vector:
     if values.shape != (count,) or not np.isfinite(values).all():
         reason = "bad rescale" if keyword.startswith("Rescale") else "no geometry"
         raise VolumeError(
-            f"an image without a usable {keyword}, expected {count} numbers; leave the series out or repair it",
+            f"an image without a usable {keyword}, expected {plural(count, 'number')}; leave the series out",
             reason=reason,
         )
     return values

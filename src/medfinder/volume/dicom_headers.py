@@ -22,6 +22,7 @@ from medfinder.records import plural
 _TAGS = [
     "ImageType",
     "SOPClassUID",
+    "SOPInstanceUID",
     "Modality",
     "PatientID",
     "StudyInstanceUID",
@@ -130,7 +131,7 @@ def _pick_named(scan: _Scan, uid: str) -> list[Any]:
 
 
 def _pick_only(scan: _Scan) -> list[Any]:
-    of_ct = [headers for headers in scan.series.values() if _modality(headers) == "CT" and "Rows" in headers[0]]
+    of_ct = [headers for headers in scan.series.values() if _modality(headers) == "CT" and _has_image(headers)]
     if not of_ct:
         raise _not_ct({_modality(headers) for headers in scan.series.values()})
     volumes = [headers for headers in of_ct if _count(h for h in headers if not _is_localizer(h)) > 1]
@@ -147,6 +148,11 @@ def _pick_only(scan: _Scan) -> list[Any]:
             reason="several series",
         )
     return volumes[0] if volumes else max(of_ct, key=_count)
+
+
+def _has_image(headers: list[Any]) -> bool:
+    # Any of them: the first may be a file that was cut short.
+    return any("Rows" in header for header in headers)
 
 
 def _not_ct(modalities: set[str]) -> VolumeError:
