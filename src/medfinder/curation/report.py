@@ -94,7 +94,7 @@ def _text_of_rtf(text: str) -> str:
     from striprtf.striprtf import rtf_to_text
 
     try:
-        plain = rtf_to_text(text, errors="replace")
+        plain = rtf_to_text(text, errors="replace")  # type: ignore[no-untyped-call]  # striprtf leaves it unannotated
     except (ValueError, TypeError, LookupError, OverflowError):  # Its own way to say that control words are damaged.
         return text
     # Letters beyond the first plane come as two halves.
