@@ -30,13 +30,14 @@ from medfinder.curation.readings import READINGS
 from medfinder.curation.recipe import is_done, write_recipe
 from medfinder.curation.report import choose_text
 from medfinder.curation.review import DECISIONS, read_decisions, settle
+from medfinder.curation.same_voxels import doubt_same_voxels, join_patients
 from medfinder.curation.shared_texts import Told
 from medfinder.curation.split import split_patients
 from medfinder.curation.statistics import describe, describe_folder, present_findings
 from medfinder.curation.study import CuratedStudy, CurationSettings, Job, clean_study
 from medfinder.curation.translate import digest_text, translate_all
 from medfinder.errors import ConfigError, DatasetError
-from medfinder.records import Case, Doubt, Dropped, Split, Study, plural
+from medfinder.records import Case, Dropped, Split, Study, plural
 from medfinder.sources import find_reader, find_source, pacs
 from medfinder.sources.files import relative_name
 
@@ -316,7 +317,7 @@ def _finish(
     refused: Sequence[Dropped],
 ) -> dict[str, Any]:
     """Settle the splits and write tables, card and, last of all, the provenance that makes the folder a dataset."""
-    rows = _settle_splits(_with_shared_texts(outcomes, settings), settings)
+    rows = _settle_splits(_with_common_doubts(outcomes, settings), settings)
     dropped = [*refused, *(row for outcome in outcomes for row in outcome.dropped)]
     kept = {Path(case.volume).name for case, _ in rows}
     for stray in (out / folder.VOLUMES).iterdir():
@@ -396,32 +397,37 @@ def _lay_diagnoses(rows: Sequence[_Row], out: Path, settings: Mapping[str, Any])
     return laid
 
 
-def _with_shared_texts(outcomes: Sequence[CuratedStudy], settings: CurationSettings) -> list[_Row]:
-    """Gather all cases, and doubt those whose text other patients have, too."""
+def _with_common_doubts(outcomes: Sequence[CuratedStudy], settings: CurationSettings) -> list[_Row]:
+    """Gather all cases, and doubt those whose text other patients have, or whose voxels another study has, too."""
     curated = [one for outcome in outcomes for one in outcome.cases]
     texts = {
         one.case.study_id: Told(one.case.study_id, one.case.patient_id, one.case.report_es or one.case.report)
         for one in curated
         if one.case.report
     }
-    doubts = doubt_shared_texts(texts.values(), settings.pairing)
-    return [
-        (one.case, replace(one.figures, doubts=(*one.figures.doubts, *_listed(doubts.get(one.case.study_id)))))
-        for one in curated
-    ]
-
-
-def _listed(doubt: Doubt | None) -> tuple[Doubt, ...]:
-    return () if doubt is None else (doubt,)
+    by_text = doubt_shared_texts(texts.values(), settings.pairing)
+    by_voxels = doubt_same_voxels([(one.case, one.figures) for one in curated])
+    rows = []
+    for one in curated:
+        found = (by_text.get(one.case.study_id), by_voxels.get(one.case.case_id))
+        doubts = (*one.figures.doubts, *(doubt for doubt in found if doubt is not None))
+        rows.append((one.case, replace(one.figures, doubts=doubts)))
+    return rows
 
 
 def _settle_splits(rows: Sequence[_Row], settings: CurationSettings) -> list[_Row]:
-    """Give every patient a split, those of held cases too, so that no decision moves another patient."""
+    """Give every patient a split, those of held cases too, so that no decision moves another patient.
+
+    Patients who share a volume count as one: it may be one person under two names.
+    """
+    groups = join_patients(rows)
     findings: dict[str, set[str]] = {}
     for case, _ in rows:
-        findings.setdefault(case.patient_id, set()).update(present_findings(case))
+        findings.setdefault(groups[case.patient_id], set()).update(present_findings(case))
     splits: dict[str, Split] = split_patients(findings, settings.shares, seed=settings.seed)
-    return sorted(((replace(case, split=splits[case.patient_id]), figures) for case, figures in rows), key=_order)
+    return sorted(
+        ((replace(case, split=splits[groups[case.patient_id]]), figures) for case, figures in rows), key=_order
+    )
 
 
 def _order(row: _Row) -> tuple[str, str, str]:
