@@ -47,8 +47,8 @@ class TranslationCache:
             return
         self._known[digest] = translation
         engine, model, version = self._maker
-        line = {"text": digest, "engine": engine, "model": model, "version": version}
-        line |= {"english": translation.english, "is_rough": translation.is_rough}  # type: ignore[dict-item]
+        line: dict[str, object] = {"text": digest, "engine": engine, "model": model, "version": version}
+        line |= {"english": translation.english, "is_rough": translation.is_rough}
         try:
             self._append(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as error:
