@@ -1,9 +1,10 @@
-"""The frozen records that cross from room to room: Study -> Case | Dropped, Query -> Hit.
+"""The frozen records that cross from room to room: Study -> Case | Dropped, Query -> Answer.
 
 In: nothing but plain values. Out: immutable records, equal when their fields are. They hold no arrays and no open
 files, so each of them can be pickled, printed as JSON and stored as one table row. ``plural`` counts them in words.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -199,12 +200,30 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """A box in the space of a scan, RAS+: from its lowest to its highest corner, in mm."""
+
+    lo_mm: tuple[float, float, float]
+    hi_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
-    """What is looked for: exactly one of text, report, keyword and ct is set.
+    """What is looked for: words, a CT, cases, or several of these together.
 
     Attributes:
+        text: a few words, or an expression with AND, OR, NOT, brackets and quotes; one of text, report and keyword.
+        report: a whole report.
+        keyword: a finding by any of its names, or an expression of findings.
+        ct: a volume file, or a DICOM folder of one series; one of ct and case_id.
+        case_id: a case of the index: "more like this".
+        liked: cases of the index that are what is wanted.
+        disliked: cases of the index that are not.
+        box: the part of ``ct`` or of ``case_id`` that hits should have the like of.
         where: a filter expression, e.g. ``"sex = F and age >= 60 and findings = mass"``.
         k: how many hits.
+        offset: how many hits to pass over, for the next page.
+        group: ``"study"`` or ``"patient"`` for the best hit of each only; empty for all.
     """
 
     text: str | None = None
@@ -213,6 +232,29 @@ class Query:
     ct: Path | None = None
     where: str | None = None
     k: int = 5
+    case_id: str | None = None
+    liked: tuple[str, ...] = ()
+    disliked: tuple[str, ...] = ()
+    box: Box | None = None
+    offset: int = 0
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Where in a volume the model sees what was asked for.
+
+    Attributes:
+        asked: the finding, or ``"text"`` or ``"region"`` where no finding was asked for.
+        box: around it.
+        slices: its middle, as numbers of slices of the standardised volume: sagittal (x), coronal (y), axial (z).
+        score: how sure the model is; comparable within one answer and one ``asked`` only.
+    """
+
+    asked: str
+    box: Box
+    slices: tuple[int, int, int]
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +262,19 @@ class Hit:
     """One ranked answer.
 
     Attributes:
-        rank: from 1.
+        rank: from 1; the first hit of a second page does not have rank 1.
         score: higher is better; comparable within one answer only.
         findings: canonical names of what is present.
         volume: path of the standardised volume, absolute, or None when it has gone.
         caution: a sentence the reader must see, e.g. that the case is not a chest; empty when there is none.
         parts: what the score was made of, by name, e.g. the cosine of the image vectors; parts that say nothing of this
             case are left out.
+        shares: what each part gave to the score, before ``agreement`` and ``findings`` moved it.
+        matched: findings asked for that the case is known to have.
+        negated: findings asked for that its report denies.
+        missing: findings asked for of which nothing is known.
+        sentences: those of the report that match best, with scores from 0 to 1.
+        evidence: where in the volume, when it was asked for and the model can tell.
     """
 
     rank: int
@@ -244,6 +292,30 @@ class Hit:
     volume: Path | None
     caution: str = ""
     parts: tuple[tuple[str, float], ...] = ()
+    shares: tuple[tuple[str, float], ...] = ()
+    matched: tuple[str, ...] = ()
+    negated: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    sentences: tuple[tuple[str, float], ...] = ()
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A page of hits and what surrounds it.
+
+    Attributes:
+        total: cases that pass the query's conditions and filter, however well they match.
+        notes: what the reader should know of the whole answer: words read as others, no good match, cautions.
+        has_good_match: False when nothing in the index seems to be what was asked for.
+        facets: field to value to number of cases, under the same conditions as ``total``.
+    """
+
+    hits: tuple[Hit, ...]
+    total: int
+    notes: tuple[str, ...]
+    has_good_match: bool
+    facets: Mapping[str, Mapping[str, int]]
 
 
 def plural(count: int, noun: str) -> str:
