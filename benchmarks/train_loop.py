@@ -42,7 +42,7 @@ from medfinder.models.train import OptimizerSettings, make_optimizer
 from medfinder.volume import Grid
 
 STORED = (512, 512, 100)
-LABELS = 250
+LABELS = tuple(f"finding {number}" for number in range(250))  # about as many as 2,600 phantom studies give
 
 
 def write_volumes(folder: Path, count: int) -> list[Path]:

@@ -14,7 +14,7 @@ import torch
 from medfinder.models.image_encoder import ImageEncoder, ImageEncoderSettings
 from medfinder.volume import Grid
 
-LABELS = 250  # about as many as 2,600 phantom studies give
+LABELS = tuple(f"finding {number}" for number in range(250))  # about as many as 2,600 phantom studies give
 
 
 def step_ms(encoder: ImageEncoder, hu: torch.Tensor, repeats: int) -> tuple[float, float]:

@@ -1,26 +1,69 @@
-"""What the image encoder refuses when it is built, instead of failing on the first volume."""
+"""The image encoder: what it refuses when it is built, and its finding maps."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 from medfinder.errors import ConfigError
-from medfinder.models.image_encoder import ImageEncoder, ImageEncoderSettings
+from medfinder.models.image_encoder import FindingMaps, ImageEncoder, ImageEncoderSettings, map_shape, token_shape
+
+LABELS = ("mass", "nodule", "nodule | left")
+MAPPED = ImageEncoderSettings(channels=(4, 8), blocks=(2, 1), patch=4, queries=2, heads=1, finding_maps=True)
 
 
 @pytest.mark.parametrize("channels", [(4,), (4, 8), (4, 8, 8)])
 def test_a_grid_that_is_halved_without_a_remainder_passes(channels: tuple[int, ...]) -> None:
     settings = ImageEncoderSettings(channels=channels, blocks=(1,) * len(channels), patch=4, queries=2, heads=1)
     side = 2 ** (1 + len(channels))
-    encoder = ImageEncoder(settings, shape=(side, 2 * side, side), labels=3)
+    encoder = ImageEncoder(settings, shape=(side, 2 * side, side), labels=LABELS)
     assert encoder(torch.zeros(2, side, 2 * side, side, dtype=torch.int16))[0].shape == (2, encoder.features)
 
 
 def test_a_grid_that_cannot_be_halved_is_refused() -> None:
     settings = ImageEncoderSettings(channels=(4, 8, 8), blocks=(1, 1, 1))
     with pytest.raises(ConfigError, match="multiples of"):
-        ImageEncoder(settings, shape=(64, 56, 64), labels=3)
+        ImageEncoder(settings, shape=(64, 56, 64), labels=LABELS)
 
 
 def test_blocks_are_given_for_each_stage() -> None:
     with pytest.raises(ConfigError, match="one for each"):
-        ImageEncoder(ImageEncoderSettings(channels=(4, 8), blocks=(1,)), shape=(8, 8, 8), labels=3)
+        ImageEncoder(ImageEncoderSettings(channels=(4, 8), blocks=(1,)), shape=(8, 8, 8), labels=LABELS)
+
+
+def test_each_finding_has_a_map_twice_as_fine_as_the_tokens() -> None:
+    shape = (16, 8, 24)
+    encoder = ImageEncoder(MAPPED, shape=shape, labels=LABELS)
+    seen = encoder.look(torch.zeros(2, *shape))
+    assert encoder.map_names == ("mass", "nodule")
+    assert token_shape(MAPPED, shape) == (2, 1, 3)
+    assert map_shape(MAPPED, shape) == (4, 2, 6)
+    assert seen.tokens.shape == (2, 2 * 1 * 3, 8)
+    assert seen.maps.shape == (2, 4 * 2 * 6, 2)
+
+
+def test_a_cell_of_a_map_lies_where_its_features_do_and_within_its_token() -> None:
+    torch.manual_seed(0)
+    finder = FindingMaps(4, 8, findings=2)
+    tokens, fine = torch.zeros(1, 2, 3, 2, 8), torch.zeros(1, 4, 6, 4, 4)
+    other = fine.clone()
+    other[0, 3, 4, 1] = torch.tensor([1.0, -2.0, 3.0, 0.5])
+    changes = [
+        (b - a).abs().sum(-1).nonzero() for a, b in zip(finder(tokens, fine), finder(tokens, other), strict=True)
+    ]
+    assert [change.tolist() for change in changes] == [[[0, 1, 2, 0]], [[0, 3, 4, 1]]]
+
+
+def test_what_the_maps_find_reaches_the_tokens_and_the_label_scores() -> None:
+    encoder = ImageEncoder(MAPPED, shape=(8, 8, 8), labels=LABELS)
+    torch.nn.init.normal_(encoder.of_maps.weight)
+    _, scores, _ = encoder(torch.randn(1, 8, 8, 8) * 500)
+    scores.sum().backward()
+    for weight in (encoder.finder.scores.weight, encoder.finder.back.weight, encoder.of_maps.weight):
+        assert weight.grad is not None
+        assert weight.grad.any()
+
+
+def test_maps_need_a_finer_stage_than_the_tokens() -> None:
+    with pytest.raises(ConfigError, match="two stages"):
+        ImageEncoder(replace(MAPPED, channels=(8,), blocks=(1,)), shape=(8, 8, 8), labels=LABELS)

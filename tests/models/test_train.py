@@ -4,6 +4,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from medfinder.models.checkpoint import digest_of, load_model
 from medfinder.models.device import start_fabric
 from medfinder.models.examples import Order
 from medfinder.models.learner import Batch
+from medfinder.models.medfinder import MedFinder, MedFinderLearner
 from medfinder.models.methods import as_module
 from medfinder.models.step import compute_gradients
 from medfinder.models.train import OptimizerSettings, TrainSettings, build_train_settings, recall, train
+from medfinder.models.trained import TrainedEncoder
 from medfinder.volume import Grid
 
 from .conftest import PLACES, WordEncoder, ready, volume, write_dataset
@@ -154,6 +157,47 @@ def test_sentences_find_the_regions_that_they_name(
         assert network.get_parameter("sentence_projection.weight").grad.any()
         optimizer.step()
     assert losses[-1] < losses[0] / 2
+
+
+def test_masks_teach_the_maps_where_a_finding_lies(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    mapped = replace(tiny, model=replace(tiny.model, image=replace(tiny.model.image, finding_maps=True)))
+    task = ready(dataset, tmp_path / "out", mapped, words)
+    # The block of case i lies in corner i: there, each of the eight cells of 4 voxels.
+    corners = np.arange(64).reshape(2, 2, 2, 2, 2, 2).transpose(4, 2, 0, 1, 3, 5).reshape(8, 8)
+    where = [np.array([(cell, 0) for cell in corner], np.int32) for corner in corners]
+    examples = replace(task.train_set, maps=where)
+    network = cast(MedFinder, task.network)
+    # Without a folder of masks, preparing leaves the term out.
+    learner = MedFinderLearner(network, replace(tiny.objective, region_weight=20.0))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    reading = next(Order(8, 8, seed=0).read(task.train_set, 0, 1))
+    for _ in range(130):
+        optimizer.zero_grad()
+        batch = Batch(0, reading.cases, examples, task.table, 0)
+        compute_gradients(learner, torch.from_numpy(reading.hu), batch, start_fabric(tiny.device, batch=8))
+        optimizer.step()
+    model = TrainedEncoder(task.network, words, grid=mapped.grid, name="mapped", digest="0", is_synthetic=True)
+    assert model.finding_names == ("mass",)
+    maps = model.map_findings([task.train_set.hu(case) for case in range(8)])
+    assert maps.shape == (8, 4, 4, 4, 1)
+    highest = maps.reshape(8, -1).argmax(1)
+    assert [int(cell) in corners[case] for case, cell in enumerate(highest)] == [True] * 8
+
+
+def test_the_bridge_joins_volumes_and_texts_that_have_the_same_labels(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+) -> None:
+    task = ready(dataset, tmp_path / "out", replace(tiny, model=replace(tiny.model, bridge=True, width=64)), words)
+    network = cast(MedFinder, task.network).eval()
+    last = cast(torch.nn.Linear, network.image_projection[-1])
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    labels = torch.eye(len(network.labels)) * 8
+    images = network.project(torch.zeros(len(labels), network.image.features), labels)
+    texts = torch.nn.functional.normalize(network.bridge(network.text_beliefs(labels)), dim=1)
+    assert (images @ texts.T).argmax(1).tolist() == list(range(len(labels)))
 
 
 def test_the_frozen_vectors_are_made_once(

@@ -35,6 +35,7 @@ class Examples:
         findings: of each case.
         queries: for each case some short queries with the numbers of their pieces; may be empty.
         regions: for each case the (token, label) pairs where a finding's mask touches the token; None when unknown.
+        maps: the same for the cells of the finding maps and for findings.
         piece_labels: what each piece of text says is there; None where nothing asks for it.
     """
 
@@ -44,6 +45,7 @@ class Examples:
     findings: Sequence[tuple[Finding, ...]]
     queries: Sequence[Sequence[tuple[ShortQuery, tuple[int, ...]]]]
     regions: Sequence[np.ndarray] | None = None
+    maps: Sequence[np.ndarray] | None = None
     piece_labels: Sequence[frozenset[str]] | None = None
 
     def __len__(self) -> int:

@@ -1,20 +1,24 @@
 """The image side: a standardised CT volume to a pooled feature vector and one score per finding label.
 
 In: HU volumes on the model's grid as a batch (n, x, y, z), int16 or float. Out: features (n, features) and label
-scores (n, labels). A small 3-D ResNet in channels-last order (measured: 1.3-2.5 times faster on AVX-512 than the
-default order) with position-aware attention pooling: a global average would forget left from right and lobe from lobe.
-Its stem is a matrix product over 2x2x2 patches: convolutions at full resolution took most of the time on a CPU.
-Refused: a grid that the stages cannot halve without a remainder.
+scores (n, labels); if asked for, maps of where each finding lies, finer than the tokens. A small 3-D ResNet in
+channels-last order (measured: 1.3-2.5 times faster on AVX-512 than the default order) with position-aware attention
+pooling: a global average would forget left from right and lobe from lobe. Its stem is a matrix product over 2x2x2
+patches: convolutions at full resolution took most of the time on a CPU. Refused: a grid that the stages cannot halve
+without a remainder.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medfinder.errors import ConfigError
+from medfinder.models.labels import names_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class ImageEncoderSettings:
         blocks: residual blocks of each stage, at least one.
         queries: learned queries that pool the token map.
         heads: attention heads of the pooling.
+        finding_maps: score every finding at twice the resolution of the tokens, too, and tell the tokens what was
+            found. Small findings are learnt much sooner: docs/model_card.md has the figures.
     """
 
     windows_hu: tuple[tuple[float, float], ...] = ((-1024.0, -650.0), (-950.0, -50.0), (-160.0, 240.0), (150.0, 1300.0))
@@ -36,6 +42,20 @@ class ImageEncoderSettings:
     blocks: tuple[int, ...] = (1, 1)
     queries: int = 8
     heads: int = 4
+    finding_maps: bool = False
+
+
+class Seen(NamedTuple):
+    """What the encoder makes of a batch before it is pooled.
+
+    Attributes:
+        tokens: (n, tokens, channels), position-aware; z varies fastest.
+        maps: (n, cells, findings) scores of where each finding lies, on cells of half a token's side; no findings
+            without ``finding_maps``.
+    """
+
+    tokens: Tensor
+    maps: Tensor
 
 
 def patches(hu: Tensor, windows_hu: tuple[tuple[float, float], ...]) -> Tensor:
@@ -57,6 +77,12 @@ def token_shape(settings: ImageEncoderSettings, shape: tuple[int, int, int]) -> 
     """Give the size of the token map of a volume of this shape."""
     x, y, z = (math.ceil(n / 2 ** (1 + len(settings.channels))) for n in shape)
     return (x, y, z)
+
+
+def map_shape(settings: ImageEncoderSettings, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Give the size of the finding maps of a volume of this shape."""
+    x, y, z = token_shape(settings, shape)
+    return (2 * x, 2 * y, 2 * z)
 
 
 class ResidualBlock(nn.Module):
@@ -91,9 +117,10 @@ class ImageEncoder(nn.Module):
 
     Attributes:
         features: width of the pooled feature vector.
+        map_names: findings that have a map.
     """
 
-    def __init__(self, settings: ImageEncoderSettings, *, shape: tuple[int, int, int], labels: int) -> None:
+    def __init__(self, settings: ImageEncoderSettings, *, shape: tuple[int, int, int], labels: Sequence[str]) -> None:
         super().__init__()
         halvings = 2 ** (1 + len(settings.channels))
         if any(n % halvings for n in shape):
@@ -105,6 +132,10 @@ class ImageEncoder(nn.Module):
             raise ConfigError(
                 f"{len(settings.blocks)} numbers of blocks for {len(settings.channels)} stages; give one for each"
             )
+        if settings.finding_maps and len(settings.channels) < 2:
+            raise ConfigError(
+                "finding maps need two stages or more; give channels and blocks of another, or none of maps"
+            )
         self.settings = settings
         last = settings.channels[-1]
         self.stem = nn.Linear(8 * len(settings.windows_hu), settings.patch)
@@ -114,37 +145,47 @@ class ImageEncoder(nn.Module):
                 stages.append(ResidualBlock(channels_in, channels, 2 if block == 0 else 1))
                 channels_in = channels
         self.stages = nn.Sequential(*stages)
+        self.map_names = names_of(labels) if settings.finding_maps else ()
+        if self.map_names:
+            self.finder = FindingMaps(settings.channels[-2], last, findings=len(self.map_names))
+            self.of_maps = nn.Linear(len(self.map_names), len(labels), bias=False)
+            nn.init.zeros_(self.of_maps.weight)
         self.position = nn.ParameterList(nn.Parameter(torch.randn(n, last) * 0.5) for n in token_shape(settings, shape))
         self.token_norm = nn.LayerNorm(last)
         self.token_mlp = nn.Sequential(nn.Linear(last, 2 * last), nn.GELU(), nn.Linear(2 * last, last))
         self.queries = nn.Parameter(torch.randn(settings.queries, last))
         self.keys = nn.Linear(last, last)
         self.values = nn.Linear(last, last)
-        self.label_scores = nn.Linear(last, labels) if labels else None
+        self.label_scores = nn.Linear(last, len(labels)) if labels else None
         if self.label_scores is not None:
             # Findings are rare: begin near a few per cent instead of at one half.
             nn.init.constant_(self.label_scores.bias, -6.0)
-        self.features = settings.queries * last + labels
+        self.features = settings.queries * last + len(labels)
         # Torch's overloads leave out this documented form.
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def tokens(self, hu: Tensor) -> Tensor:
-        """Map HU (n, x, y, z) to position-aware tokens (n, tokens, channels)."""
+    def look(self, hu: Tensor) -> Seen:
+        """Map HU (n, x, y, z) to position-aware tokens, and to maps of the findings."""
         # Channels stand last in memory, seen as (n, c, x, y, z): the channels-last layout without a copy.
         x = functional.relu(self.stem(patches(hu, self.settings.windows_hu)), inplace=True).permute(0, 4, 1, 2, 3)
-        x = self.stages(x).permute(0, 2, 3, 4, 1)
+        first_of_last = len(self.stages) - self.settings.blocks[-1]
+        fine = self.stages[:first_of_last](x)
+        x = self.stages[first_of_last:](fine).permute(0, 2, 3, 4, 1)
         along_x, along_y, along_z = self.position
         x = self.token_norm(x) + along_x[:, None, None] + along_y[:, None] + along_z
-        x = x.flatten(1, 3)
-        whole: Tensor = x + self.token_mlp(x)
-        return whole
+        tokens = x + self.token_mlp(x)
+        if not self.map_names:
+            return Seen(tokens.flatten(1, 3), tokens.new_zeros(len(tokens), 0, 0))
+        tokens, maps = self.finder(tokens, fine.permute(0, 2, 3, 4, 1))
+        return Seen(tokens.flatten(1, 3), maps.flatten(1, 3))
 
     def forward(self, hu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map HU (n, x, y, z) to features (n, features) and the label scores of each volume and of each token."""
-        return self.pool(self.tokens(hu))
+        return self.pool(self.look(hu))
 
-    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map tokens to features (n, features) and the label scores of each volume and of each token."""
+    def pool(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        """Pool to features (n, features) and the label scores of each volume and of each token."""
+        tokens, maps = seen
         n, count, width = tokens.shape
         heads, queries = self.settings.heads, self.settings.queries
         keys = self.keys(tokens).view(n, count, heads, width // heads)
@@ -156,7 +197,40 @@ class ImageEncoder(nn.Module):
             return pooled, pooled.new_zeros(n, 0), pooled.new_zeros(n, count, 0)
         token_scores = self.label_scores(tokens)
         scores = _smooth_max(token_scores)
+        if self.map_names:
+            scores = scores + self.of_maps(_smooth_max(maps).clamp(-8, 8) / 4)
         return torch.cat([pooled, scores.clamp(-8, 8) / 4], 1), scores, token_scores
+
+
+class FindingMaps(nn.Module):
+    """Scores of every finding on a grid twice as fine as the tokens', and tokens that know of them.
+
+    Source: lateral and top-down connections as in feature pyramids (Lin et al. 2017); that the scores flow back into
+    the tokens is ours.
+    """
+
+    def __init__(self, fine: int, width: int, *, findings: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(fine)
+        self.lateral = nn.Linear(fine, width)
+        self.top = nn.Linear(width, width)
+        self.scores = nn.Linear(width, findings)
+        self.back = nn.Linear(findings, width)
+        # A finding fills few of the cells: begin there.
+        nn.init.constant_(self.scores.bias, -6.0)
+
+    def forward(self, tokens: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """Map tokens (n, x, y, z, width) and features of twice the resolution to tokens and scores of the findings.
+
+        Args:
+            fine: (n, 2x, 2y, 2z, channels).
+        """
+        n, x, y, z, width = tokens.shape
+        lateral = self.lateral(self.norm(fine)).view(n, x, 2, y, 2, z, 2, width)
+        mixed = functional.relu(lateral + self.top(tokens).view(n, x, 1, y, 1, z, 1, width))
+        scores = self.scores(mixed)
+        found = scores.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4, 6).logsumexp(4)
+        return tokens + self.back(found.clamp(-8, 8) / 4), scores.reshape(n, 2 * x, 2 * y, 2 * z, -1)
 
 
 def _smooth_max(token_scores: Tensor) -> Tensor:

@@ -42,13 +42,24 @@ def choose_labels(cases: Iterable[Iterable[Finding]], *, at_least: int) -> tuple
     return tuple(sorted(label for label, count in counts.items() if count >= at_least))
 
 
+def names_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """List the findings that some labels are about, in alphabetical order.
+
+    Example:
+        >>> names_of(["nodule", "nodule | left", "mass | left"])
+        ('mass', 'nodule')
+    """
+    return tuple(sorted({label.partition(" | ")[0] for label in labels}))
+
+
 def label_targets(cases: Sequence[Iterable[Finding]], labels: Sequence[str]) -> np.ndarray:
-    """Make the (cases, labels) float32 array of 0 and 1."""
-    targets = np.zeros((len(cases), len(labels)), np.float32)
-    for row, findings in enumerate(cases):
-        true = labels_of(findings)
-        targets[row] = [label in true for label in labels]
-    return targets
+    """Make the (cases, labels) float32 array of 0 and 1 from what each case has."""
+    return mark_labels([labels_of(findings) for findings in cases], labels)
+
+
+def mark_labels(true: Sequence[frozenset[str]], labels: Sequence[str]) -> np.ndarray:
+    """Make the (rows, labels) float32 array of 0 and 1 from the labels that are true of each row."""
+    return np.array([[label in some for label in labels] for some in true], np.float32).reshape(len(true), len(labels))
 
 
 def phrase_of(label: str) -> str:
@@ -69,6 +80,11 @@ class ShortQuery:
     text: str
     present: frozenset[str]
     absent: frozenset[str]
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Name the labels that it asks for, and their findings: a left effusion is an effusion."""
+        return self.present | frozenset(names_of(tuple(self.present)))
 
     def fits(self, labels: frozenset[str]) -> bool:
         """Say whether a case with these labels is a right answer."""

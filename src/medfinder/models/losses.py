@@ -31,18 +31,18 @@ def label_loss(scores: Tensor, targets: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(scores, targets, reduction="sum") / len(scores) / 10
 
 
-def region_loss(token_scores: Tensor, regions: Tensor) -> Tensor:
+def region_loss(token_scores: Tensor, regions: Tensor, *, elsewhere: float = 1 / 20) -> Tensor:
     """Binary cross-entropy of where each label lies, for cases whose finding masks are known.
 
-    Each label that is there counts once however large it is, so that a nodule weighs as much as emphysema; tokens
-    where a label is not count a twentieth each. Ours.
+    Each label that is there counts once however large it is, so that a nodule weighs as much as emphysema. Ours.
 
     Args:
         token_scores: (cases, tokens, labels).
         regions: of the same shape, 1 where the label's finding touches the token.
+        elsewhere: what each token counts where a label is not.
     """
     there = functional.softplus(-token_scores) * regions
     size = regions.sum(1).clamp(min=1.0)
     missed = (there.sum(1) / size).sum(1)
-    elsewhere = (functional.softplus(token_scores) * (1.0 - regions)).sum((1, 2))
-    return (missed / 10 + elsewhere / 200).mean()
+    wrong = (functional.softplus(token_scores) * (1.0 - regions)).sum((1, 2))
+    return ((missed + elsewhere * wrong) / 10).mean()

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medfinder.models import augment
-from medfinder.models.examples import Examples
 from medfinder.models.image_encoder import ImageEncoder, ImageEncoderSettings
-from medfinder.models.labels import label_targets, labels_of
+from medfinder.models.labels import labels_of, mark_labels
 from medfinder.models.learner import Batch
 from medfinder.models.losses import contrastive_loss, label_loss, region_loss
 from medfinder.models.text_encoders import TextEncoder
@@ -36,6 +35,8 @@ class ModelSettings:
     Attributes:
         width: length of the shared vectors.
         region_width: length of the vectors of regions and sentences, for late interaction; 0 for none.
+        bridge: the labels that either side believes in enter the shared space through one matrix, so that what both
+            name lies near from the start.
         text_encoder: key of ``TEXT_ENCODERS``.
         first_scale: of the scores before training; 1 / 0.07 as in CLIP.
     """
@@ -44,6 +45,7 @@ class ModelSettings:
     text: TextHeadSettings = field(default_factory=TextHeadSettings)
     width: int = 256
     region_width: int = 0
+    bridge: bool = False
     text_encoder: str = "minilm"
     first_scale: float = 1 / 0.07
 
@@ -82,12 +84,18 @@ class MedFinder(nn.Module):
         self.settings = settings
         self.width = settings.width
         self.labels = tuple(labels)
-        self.image = ImageEncoder(settings.image, shape=grid.shape, labels=len(labels))
+        self.image = ImageEncoder(settings.image, shape=grid.shape, labels=self.labels)
         self.text = TextHead(settings.text, token_width=token_width)
         self.image_projection = _projection(self.image.features, 2 * settings.width, settings.width)
         self.text_projection = _projection(settings.text.width, 2 * settings.width, settings.width)
         self.text_labels = nn.Linear(settings.text.width, len(labels))
         nn.init.constant_(self.text_labels.bias, -3.0)
+        self.has_bridge = settings.bridge and bool(labels)
+        if self.has_bridge:
+            self.image_beliefs, self.text_beliefs = _beliefs(len(labels)), _beliefs(len(labels))
+            self.bridge = nn.Linear(len(labels), settings.width, bias=False)
+            # Of unit length on average, and nearly at right angles: what enters on both sides meets itself alone.
+            nn.init.normal_(self.bridge.weight, std=settings.width**-0.5)
         if settings.region_width:
             self.region_projection = nn.Linear(settings.image.channels[-1], settings.region_width)
             self.sentence_projection = nn.Linear(settings.text.width, settings.region_width)
@@ -103,16 +111,20 @@ class MedFinder(nn.Module):
 
     def embed_volumes(self, hu: Tensor) -> Tensor:
         """Map HU (n, x, y, z) to unit vectors (n, width)."""
-        return self.project(self.image(hu)[0])
+        features, labels, _ = self.image(hu)
+        return self.project(features, labels)
 
     def embed_texts(self, texts: Sequence[Sequence[int]], vectors: Sequence[np.ndarray]) -> Tensor:
         """Map texts, each the numbers of its sentences, to unit vectors (n, width)."""
         batch = batch_sentences(texts, vectors).to(self.log_scale.device)
         return self.read_texts(batch, self.text.sentences(batch))[0]
 
-    def project(self, features: Tensor) -> Tensor:
-        """Map the image encoder's features to unit vectors (n, width)."""
-        return functional.normalize(self.image_projection(features), dim=1)
+    def project(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Map the image encoder's features and label scores to unit vectors (n, width)."""
+        projected = self.image_projection(features)
+        if self.has_bridge:
+            projected = projected + self.bridge(self.image_beliefs(labels.clamp(-8, 8)))
+        return functional.normalize(projected, dim=1)
 
     def embed_regions(self, tokens: Tensor) -> Tensor:
         """Map the image encoder's tokens (n, tokens, channels) to unit vectors (n, tokens, region_width)."""
@@ -129,7 +141,11 @@ class MedFinder(nn.Module):
             sentences: their vectors by the text head.
         """
         features = self.text.join(sentences, batch)
-        return functional.normalize(self.text_projection(features), dim=1), self.text_labels(features)
+        labels = self.text_labels(features)
+        projected = self.text_projection(features)
+        if self.has_bridge:
+            projected = projected + self.bridge(self.text_beliefs(labels.clamp(-8, 8)))
+        return functional.normalize(projected, dim=1), labels
 
     def scale(self) -> Tensor:
         """Give the factor that turns cosines into scores: one over the temperature."""
@@ -140,6 +156,13 @@ def _projection(features: int, hidden: int, width: int) -> nn.Sequential:
     # Batch norm takes away what all cases share: pooled features differ little from case to case at first, and with a
     # layer norm here the contrastive loss stayed at chance for many epochs.
     return nn.Sequential(nn.BatchNorm1d(features), nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+def _beliefs(labels: int) -> nn.Module:
+    """Standardise label scores, so that a rare finding says more than a common one, each with a weight to be learnt."""
+    norm = nn.BatchNorm1d(labels)
+    nn.init.constant_(norm.weight, 0.3)
+    return norm
 
 
 class MedFinderLearner:
@@ -154,17 +177,17 @@ class MedFinderLearner:
         return augment.vary(hu, self.settings.variation, rng).unsqueeze(1)
 
     def encode(self, views: Tensor) -> tuple[Tensor, ...]:
-        """Map views to features (n, features), label scores of volumes and of tokens, and vectors of regions."""
-        tokens = self.network.image.tokens(views.squeeze(1))
-        regions = (self.network.embed_regions(tokens),) if self.network.settings.region_width else ()
-        return (*self.network.image.pool(tokens), *regions)
+        """Map views to features, label scores of volumes and of tokens, finding maps, and vectors of regions."""
+        seen = self.network.image.look(views.squeeze(1))
+        regions = (self.network.embed_regions(seen.tokens),) if self.network.settings.region_width else ()
+        return (*self.network.image.pool(seen), seen.maps, *regions)
 
     def terms(self, encoded: tuple[Tensor, ...], batch: Batch) -> Mapping[str, Tensor]:
-        """Compute the terms of the loss: contrastive, query, image_labels, text_labels, regions."""
-        features, image_labels, token_labels, *regions = encoded
+        """Compute the terms of the loss: contrastive, query, image_labels, text_labels, regions, maps, local."""
+        features, image_labels, token_labels, maps, *regions = encoded
         examples, settings, network = batch.examples, self.settings, self.network
         rng = batch.draws(3)
-        images = network.project(features)
+        images = network.project(features, image_labels)
         own = batch.cases
         others = rng.choice(len(examples), min(settings.extra_texts, len(examples)), replace=False)
         others = others[~np.isin(examples.groups[others], examples.groups[own])]
@@ -183,19 +206,24 @@ class MedFinderLearner:
         beside = torch.zeros(len(own), len(others), dtype=torch.bool, device=features.device)
         image_to_text = contrastive_loss(images @ torch.cat([views, rest]).T * scale, torch.cat([same, beside], 1))
         terms = {"contrastive": (text_to_image + image_to_text) / 2}
+        true = [labels_of(examples.findings[c]) for c in own]
         if settings.query_weight and asked:
-            labels = [labels_of(examples.findings[c]) for c in own]
-            fits = torch.tensor([[query.fits(case) for case in labels] for query, _ in asked], device=features.device)
+            fits = torch.tensor([[query.fits(case) for case in true] for query, _ in asked], device=features.device)
             terms["query"] = settings.query_weight * contrastive_loss(queries @ images.T * scale, fits)
         if settings.label_weight and network.labels:
-            terms["image_labels"] = settings.label_weight * label_loss(image_labels, self._targets(examples, own))
-            if len(others):
-                whole = text_labels[len(own) : len(own) + len(others)]
-                terms["text_labels"] = settings.label_weight * label_loss(whole, self._targets(examples, others)) / 2
+            terms["image_labels"] = settings.label_weight * label_loss(image_labels, self._targets(true))
+            # Not of the case's own text: that may be a part of its report.
+            told = [labels_of(examples.findings[c]) for c in others] + [query.wanted for query, _ in asked]
+            if told:
+                told_labels = text_labels[len(own) :]
+                terms["text_labels"] = settings.label_weight * label_loss(told_labels, self._targets(told)) / 2
         if settings.region_weight and examples.regions is not None:
-            terms["regions"] = settings.region_weight * region_loss(
-                token_labels, _regions_of(examples, own, token_labels)
-            )
+            where = _places(examples.regions, own, token_labels)
+            terms["regions"] = settings.region_weight * region_loss(token_labels, where)
+        if settings.region_weight and examples.maps is not None:
+            where = _places(examples.maps, own, maps)
+            # Eight cells make a token.
+            terms["maps"] = settings.region_weight * region_loss(maps, where, elsewhere=1 / 160)
         if settings.local_weight and regions:
             terms["local"] = settings.local_weight * self._align(regions[0], found, sentences, batch)
         return terms
@@ -222,17 +250,15 @@ class MedFinderLearner:
         nearest = torch.einsum("ntr,sr->snt", regions, asked).amax(2)
         return contrastive_loss(nearest * self.settings.local_scale, torch.tensor(fits, device=regions.device))
 
-    def _targets(self, examples: Examples, cases: np.ndarray) -> Tensor:
-        found = label_targets([examples.findings[case] for case in cases], self.network.labels)
-        return torch.from_numpy(found).to(self.network.log_scale.device)
+    def _targets(self, true: Sequence[frozenset[str]]) -> Tensor:
+        return torch.from_numpy(mark_labels(true, self.network.labels)).to(self.network.log_scale.device)
 
 
-def _regions_of(examples: Examples, cases: np.ndarray, like: Tensor) -> Tensor:
-    """Make the (cases, tokens, labels) map of where findings lie: 0 and 1."""
-    assert examples.regions is not None
+def _places(pairs_of: Sequence[np.ndarray], cases: np.ndarray, like: Tensor) -> Tensor:
+    """Make the (cases, cells, labels) map of where findings lie: 0 and 1."""
     where = torch.zeros_like(like)
     for row, case in enumerate(cases):
-        pairs = torch.from_numpy(examples.regions[case].astype(np.int64))
+        pairs = torch.from_numpy(pairs_of[case].astype(np.int64))
         # The volume was shifted by fewer voxels than half a token, so its tokens still fit.
         where[row, pairs[:, 0], pairs[:, 1]] = 1.0
     return where

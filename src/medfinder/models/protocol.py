@@ -62,3 +62,19 @@ class RegionEncoder(Protocol):
     def encode_asked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Embed the sentences of texts: of each text the vectors (sentences, region_width) and how much each counts."""
         ...
+
+
+class FindingMapper(Protocol):
+    """A model that also says where in a volume it sees each finding.
+
+    Attributes:
+        finding_names: findings that have a map; none when the model has no maps.
+        cells: of a map along x, y, z; together they cover the grid evenly.
+    """
+
+    finding_names: tuple[str, ...]
+    cells: tuple[int, int, int]
+
+    def map_findings(self, hu: Sequence[np.ndarray]) -> np.ndarray:
+        """Score every finding in every cell; (n, x, y, z, findings) float32 log-odds."""
+        ...

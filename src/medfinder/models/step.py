@@ -51,9 +51,9 @@ def compute_gradients(
     wanted = [torch.split(_gradient(leaf)[own], chunk or len(views)) for leaf in leaves]
     for number, part in enumerate(parts):
         rows = encoded[number] if is_whole else _encode(learner, part, fabric)
-        torch.autograd.backward(
-            rows, [gradients[number].to(row.dtype) for row, gradients in zip(rows, wanted, strict=True)]
-        )
+        # A learner without labels or maps gives empty rows, which no weight made.
+        made = [(row, some[number].to(row.dtype)) for row, some in zip(rows, wanted, strict=True) if row.requires_grad]
+        torch.autograd.backward([row for row, _ in made], [gradient for _, gradient in made])
     return {name: term.detach() for name, term in terms.items()}
 
 

@@ -50,8 +50,8 @@ from medfinder.models.examples import (
     read_ahead,
     read_examples,
 )
-from medfinder.models.image_encoder import token_shape
-from medfinder.models.labels import choose_labels
+from medfinder.models.image_encoder import map_shape, token_shape
+from medfinder.models.labels import choose_labels, names_of
 from medfinder.models.learner import Batch, Learner, Network
 from medfinder.models.medfinder import ModelSettings, ObjectiveSettings
 from medfinder.models.methods import as_module, build_network, method_of
@@ -61,6 +61,7 @@ from medfinder.models.step import compute_gradients, compute_terms, sum_gradient
 from medfinder.models.text_encoders import TextEncoder, load_text_encoder
 from medfinder.models.texts import PieceTable, embed_pieces
 from medfinder.models.tracking import check_trackers, tracked
+from medfinder.records import Case
 from medfinder.volume import Grid
 
 STATE = "resume/state.safetensors"
@@ -330,8 +331,7 @@ def prepare(
             "lower the batch or curate more cases"
         )
     if masks is not None:
-        shape = token_shape(settings.model.image, settings.grid.shape)
-        train_set = replace(train_set, regions=read_regions(data, cases, masks, labels, shape))
+        train_set = _with_regions(train_set, data, cases, masks, labels, settings)
     if getattr(settings.model, "region_width", 0):
         train_set = replace(train_set, piece_labels=label_pieces(table, out / "resume"))
     config = CheckpointConfig(
@@ -359,6 +359,22 @@ def prepare(
         put_weights(as_module(network), begun.weights, where=str(start))
     learner = method.learner(network, settings.objective)
     return Task(learner, network, train_set, val_set, table, settings, config, provenance)
+
+
+def _with_regions(
+    examples: Examples,
+    data: Dataset,
+    cases: Sequence[Case],
+    masks: Path,
+    labels: Sequence[str],
+    settings: TrainSettings,
+) -> Examples:
+    """Add where the findings of the training cases lie."""
+    image, shape = settings.model.image, settings.grid.shape
+    examples = replace(examples, regions=read_regions(data, cases, masks, labels, token_shape(image, shape)))
+    if not image.finding_maps:
+        return examples
+    return replace(examples, maps=read_regions(data, cases, masks, names_of(labels), map_shape(image, shape)))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 In: standardised HU volumes, English texts. Out: unit vectors. Refused: volumes of another shape than the model's grid.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import cast
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medfinder.errors import CheckpointError, VolumeError
-from medfinder.models.image_encoder import token_shape
+from medfinder.models.image_encoder import map_shape, token_shape
 from medfinder.models.learner import Network
 from medfinder.models.medfinder import MedFinder
 from medfinder.models.text_encoders import TextEncoder
@@ -45,19 +45,7 @@ class TrainedEncoder:
         Raises:
             VolumeError: a volume has another shape than the grid.
         """
-        for number, volume in enumerate(hu):
-            if volume.shape != self.grid.shape:
-                raise VolumeError(
-                    f"volume {number} of the batch has {_by(volume.shape)} voxels, the model expects "
-                    f"{_by(self.grid.shape)}; standardise it on the model's grid first",
-                    reason="wrong grid",
-                )
-        rows = []
-        with torch.inference_mode():
-            # One at a time: the vector of a volume must not depend on what else is in the batch.
-            for volume in hu:
-                rows.append(self.network.embed_volumes(torch.from_numpy(np.array(volume[None], np.int16))).numpy())
-        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+        return self._each(hu, self.network.embed_volumes, empty=(0, self.width))
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed whole reports or short queries; (n, width) float32, rows of length 1."""
@@ -82,14 +70,34 @@ class TrainedEncoder:
 
         Raises:
             CheckpointError: the model has no vectors of regions.
+            VolumeError: a volume has another shape than the grid.
         """
         network = self._regional()
-        rows = []
-        with torch.inference_mode():
-            for volume in hu:
-                tokens = network.image.tokens(torch.from_numpy(np.array(volume[None], np.int16)))
-                rows.append(network.embed_regions(tokens).numpy())
-        return np.concatenate(rows) if rows else np.zeros((0, 0, self.region_width), np.float32)
+        return self._each(
+            hu, lambda one: network.embed_regions(network.image.look(one).tokens), empty=(0, 0, self.region_width)
+        )
+
+    @property
+    def finding_names(self) -> tuple[str, ...]:
+        """Findings that the network has maps of; may be none."""
+        return self.network.image.map_names if isinstance(self.network, MedFinder) else ()
+
+    @property
+    def cells(self) -> tuple[int, int, int]:
+        """Cells of a finding map along x, y, z."""
+        return map_shape(self._mapping().settings.image, self.grid.shape)
+
+    def map_findings(self, hu: Sequence[np.ndarray]) -> np.ndarray:
+        """Score every finding in every cell; (n, x, y, z, findings) float32 log-odds.
+
+        Raises:
+            CheckpointError: the model has no finding maps.
+            VolumeError: a volume has another shape than the grid.
+        """
+        network = self._mapping()
+        shape = (*self.cells, len(self.finding_names))
+        maps = self._each(hu, lambda one: network.image.look(one).maps, empty=(0, *shape))
+        return maps.reshape(len(maps), *shape)
 
     def encode_asked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Embed the sentences of texts: vectors (sentences, region_width) and how much each counts, in all 1.
@@ -108,6 +116,26 @@ class TrainedEncoder:
                 weights = network.text.weights(sentences)[:, 0]
                 found.append((network.embed_sentences(sentences).numpy(), (weights / weights.sum()).numpy()))
         return found
+
+    def _each(
+        self, hu: Sequence[np.ndarray], encode: Callable[[torch.Tensor], torch.Tensor], *, empty: tuple[int, ...]
+    ) -> np.ndarray:
+        """Encode volumes one at a time: what is made of one must not depend on what else is in the batch."""
+        for number, volume in enumerate(hu):
+            if volume.shape != self.grid.shape:
+                raise VolumeError(
+                    f"volume {number} of the batch has {_by(volume.shape)} voxels, the model expects "
+                    f"{_by(self.grid.shape)}; standardise it on the model's grid first",
+                    reason="wrong grid",
+                )
+        with torch.inference_mode():
+            rows = [encode(torch.from_numpy(np.array(volume[None], np.int16))).numpy() for volume in hu]
+        return np.concatenate(rows) if rows else np.zeros(empty, np.float32)
+
+    def _mapping(self) -> MedFinder:
+        if not isinstance(self.network, MedFinder) or not self.network.image.map_names:
+            raise CheckpointError(f"model {self.name} has no finding maps; train one with model.image.finding_maps")
+        return self.network
 
     def _regional(self) -> MedFinder:
         if not isinstance(self.network, MedFinder) or not self.region_width:
