@@ -35,8 +35,12 @@ COMMANDS = (
     "embed",
     "info",
     "demo",
+    "serve",
     "benchmark",
+    "upgrade-state",
 )
+# Groups of commands, and what each of them holds.
+GROUPS = {"keys": ("add", "list", "revoke"), "audit-log": ("verify", "head")}
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
 
@@ -79,6 +83,22 @@ def test_help_of_every_command_shows_an_example(command: str) -> None:
     answer = run(command, "--help")
     assert answer.returncode == 0
     assert f"$ medfinder {command}" in answer.stdout
+
+
+def test_the_groups_hold_these_commands_documented_and_with_examples() -> None:
+    import typer
+
+    text = DOCS.read_text(encoding="utf-8")
+    root = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {name: tuple(root[name].commands) for name in root if hasattr(root[name], "commands")} == GROUPS
+    for group, names in GROUPS.items():
+        section = text.split(f"## medfinder {group}\n", 1)[1].split("\n## ", 1)[0]
+        for name in names:
+            command = root[group].commands[name]
+            assert f"`medfinder {group} {name}" in section
+            assert f"$ medfinder {group} {name}" in command.epilog
+            for option in (option for parameter in command.params for option in parameter.opts):
+                assert not option.startswith("--") or f"`{option}" in section, f"{group} {name} {option}"
 
 
 def test_version_is_printed() -> None:

@@ -11,6 +11,7 @@ names, dates or patient identifiers.
     ├── DatasetError      a source table or dataset folder that is not what it should be
     ├── CheckpointError   a model folder that is incomplete, damaged or of another kind
     ├── SearchIndexError  an index that is absent, damaged or made by another model
+    ├── StateError        what the server remembers cannot be opened, read or written just now
     └── MissingExtraError an optional part that is not installed; names the command that installs it
 """
 
@@ -57,6 +58,10 @@ class CheckpointError(MedFinderError):
 
 class SearchIndexError(MedFinderError):
     """An index is absent, damaged or made by another model."""
+
+
+class StateError(MedFinderError):
+    """What the server remembers cannot be opened, read or written: a full disk, a database that is gone or too old."""
 
 
 class MissingExtraError(MedFinderError):

@@ -21,7 +21,9 @@ _MODULES = (
     "stats",
     "release",
     "ask",
+    "serve",
     "benchmark",
+    "keys",
 )
 for _module in _MODULES:
     import_module(f"{__name__}.{_module}")
