@@ -65,7 +65,7 @@ def _panels(summary: Mapping[str, Any]) -> list[_Panel]:
     to_image = PAPER_TABLE_4 if summary["table"] == "table4" else PAPER_TABLE_2["text_to_image"]
     paper = {row: told[recall] for row, told in to_image.items()}
     panels = [_Panel("text -> image, R@10 %", ("text_to_image", "R@10"), 100.0, paper)]
-    if summary["table"] == "table2":
+    if summary["table"] in ("table2", "ours"):
         paper = {row: told[recall] for row, told in PAPER_TABLE_2["image_to_text"].items()}
         panels.append(_Panel("image -> text, R@10 %", ("image_to_text", "R@10"), 100.0, paper))
     return panels

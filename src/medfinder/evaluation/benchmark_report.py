@@ -114,7 +114,12 @@ def benchmark_markdown(summary: Mapping[str, Any]) -> str:
 
 def make_benchmark_tables(summary: Mapping[str, Any]) -> list[Table]:
     """Make the tables of a summary, one for each direction or keyword."""
-    makers = {"table2": _retrieval_tables, "table3": _keyword_tables, "table4": _ablation_tables}
+    makers = {
+        "table2": _retrieval_tables,
+        "table3": _keyword_tables,
+        "table4": _ablation_tables,
+        "ours": _tables_of_ours,
+    }
     return list(makers[summary["table"]](summary))
 
 
@@ -142,6 +147,12 @@ def _retrieval_tables(summary: Mapping[str, Any]) -> Iterator[Table]:
 
 def _ablation_tables(summary: Mapping[str, Any]) -> Iterator[Table]:
     yield _rank_table(summary, "text_to_image", PAPER_TABLE_4)
+
+
+def _tables_of_ours(summary: Mapping[str, Any]) -> Iterator[Table]:
+    yield from _retrieval_tables(summary)
+    if summary["base_rates"]:
+        yield _keyword_table(summary, "mean")
 
 
 def _rank_table(summary: Mapping[str, Any], direction: str, paper: Mapping[str, Sequence[float]]) -> Table:

@@ -167,6 +167,11 @@ ROWS: dict[str, Row] = {
     "no_sampler_minilm": Row("no sampler, L_mse, MiniLM"),
     "no_mse_minilm": Row("sampler, no L_mse, MiniLM"),
     "full_minilm": Row("sampler, L_mse, MiniLM"),
+    "no_masks": Row("ours, masks not told"),
+    "no_maps": Row("ours without finding maps"),
+    "no_bridge": Row("ours without the bridge of labels"),
+    "no_local": Row("ours without sentence to region"),
+    "no_queries": Row("ours without short queries"),
     "oracle": Row("oracle (true findings)", kind="oracle"),
     "chance": Row("chance", kind="chance"),
 }
@@ -179,6 +184,7 @@ _ABLATION = (
     *("no_sampler_clip", "no_mse_clip", "full_clip", "full_biomedclip"),
     *("neither_minilm", "no_sampler_minilm", "no_mse_minilm", "full_minilm", "oracle", "chance"),
 )
+_OURS = ("medfinder", "no_masks", "no_maps", "no_bridge", "no_local", "no_queries", "oracle", "chance")
 
 TABLES: dict[str, TablePlan] = {
     "table2": TablePlan(
@@ -195,5 +201,11 @@ TABLES: dict[str, TablePlan] = {
         _ABLATION,
         "full_minilm",
         (("text_to_image", "R@10"), ("text_to_image", "MdR")),
+    ),
+    "ours": TablePlan(
+        "Ours, one part left out at a time",
+        _OURS,
+        "medfinder",
+        (("text_to_image", "R@10"), ("text_to_image", "MdR"), ("image_to_text", "R@10"), ("keyword", "mean", "P@20")),
     ),
 }
