@@ -12,6 +12,7 @@ ROOMS = [
     "errors",
     "records",
     "config",
+    "client",
     "workers",
     "volume",
     "sources",

@@ -25,6 +25,7 @@ _PUBLIC = {
     "load_model": "medfinder.models.checkpoint",
     "SearchIndex": "medfinder.retrieval.index",
     "Searcher": "medfinder.retrieval.search",
+    "Client": "medfinder.client",
 }
 
 __all__ = sorted([*_PUBLIC, "__version__"])

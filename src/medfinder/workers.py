@@ -18,7 +18,7 @@ from multiprocessing import connection
 def open_pool(workers: int) -> ProcessPoolExecutor:
     """Open a pool of ``workers`` processes; use it as a context manager."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_watch_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     with _interrupts_held():
         # A pool starts a process when work comes: it must come now, for a process inherits what its parent holds back.
         for _ in range(workers):
@@ -39,7 +39,8 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _watch_parent() -> None:
+def end_with_parent() -> None:
+    """Have this process end when its parent does, whatever it is at; to be called in a worker as it starts."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

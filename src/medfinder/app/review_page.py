@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medfinder.app.diagnose_page import Desk, ReportRule, serve_diagnoses
+from medfinder.app.headers import page_headers
 from medfinder.app.montage import render_panels
 from medfinder.curation.dataset import Dataset, Figures
 from medfinder.curation.review import Item, decide, list_items, read_decisions
@@ -31,13 +32,7 @@ except ImportError as error:
     raise MissingExtraError("FastAPI, uvicorn or Pillow", "server") from error
 
 HOST = "127.0.0.1"
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+_HEADERS = page_headers()
 _PAGES = {"/": "review.html", "/diagnose": "diagnose.html", "/settle": "settle.html", "/review.css": "review.css"}
 _SCRIPTS = ("review.js", "diagnose.js", "settle.js", "common.js", "planes.js", "picker.js", "report.js")
 _STATIC = _PAGES | {f"/{name}": name for name in _SCRIPTS}

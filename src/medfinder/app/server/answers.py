@@ -1,0 +1,67 @@
+"""Records as the JSON that clients get, with links to what can be fetched next.
+
+In: hits, cases. Out: plain values. Left out on purpose: where files lie on the server, and the patient's id, even
+hashed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from medfinder.app.server.pictures import PLANES
+from medfinder.records import Case, Hit
+from medfinder.retrieval.index import IndexedCase
+
+_HIDDEN = ("volume", "patient_id")
+
+
+def links_of(case_id: str, *, has_volume: bool, slices: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Tell where the rest of a case is found.
+
+    Args:
+        slices: slice numbers by plane, where some are better than the thumbnails.
+    """
+    case = f"/v1/cases/{quote(case_id, safe='')}"
+    if not has_volume:
+        return {"case": case, "slices": [], "volume": None}
+    pictures = [f"{case}/thumbnail/{place}.jpg" for place in range(3)]
+    if slices:
+        pictures = [f"{case}/slices/{plane}/{number}.jpg?size=192" for plane, number in slices.items()]
+    return {"case": case, "slices": pictures, "volume": f"{case}/volume"}
+
+
+def hit_as_json(hit: Hit) -> dict[str, Any]:
+    """Write one hit; its parts become a table by name."""
+    facts = {name: _plain(value) for name, value in asdict(hit).items() if name not in _HIDDEN}
+    best = {plane: hit.evidence.slices[axis] for plane, axis in PLANES.items()} if hit.evidence else None
+    if best is not None:
+        facts["evidence"]["slices"] = best
+    return {
+        **facts,
+        "parts": dict(hit.parts),
+        "shares": dict(hit.shares),
+        "sentences": [{"text": text, "score": score} for text, score in hit.sentences],
+        "links": links_of(hit.case_id, has_volume=hit.volume is not None, slices=best),
+    }
+
+
+def case_as_json(indexed: IndexedCase) -> dict[str, Any]:
+    """Write one case: both reports, findings, what is known of the examination."""
+    case: Case = indexed.case
+    facts = {name: _plain(value) for name, value in asdict(case).items() if name not in _HIDDEN}
+    return {
+        **facts,
+        "negated": list(indexed.negated),
+        "links": links_of(case.case_id, has_volume=indexed.volume is not None),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples and paths into what JSON knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value

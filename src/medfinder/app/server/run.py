@@ -1,0 +1,130 @@
+"""Run the search service until Ctrl-C.
+
+In: an index folder, a model, where to listen, the state folder. Out: a server. Refused: to listen beyond this machine
+while no keys exist; an index that another process has open, or of another model; a state folder that cannot be written.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medfinder.app.server.application import make_app
+from medfinder.app.server.settings import Limits
+from medfinder.errors import ConfigError, MissingExtraError
+from medfinder.models.checkpoint import load_model
+from medfinder.retrieval.index import SearchIndex
+
+try:
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+except ImportError as error:
+    raise MissingExtraError("FastAPI, uvicorn or Pillow", "server") from error
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+# Ours: an index is freed in moments when its holder ends; connections beyond these are told to come again.
+_WAIT_S = 5.0
+_MOST_CONNECTIONS = 1_000
+_HEAD_BYTES = 32_768
+_HEAD_S = 15.0
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the server listens.
+
+    Attributes:
+        certificate, key: files for TLS; both or none.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ConfigError("TLS takes both --tls-certificate and --tls-key; give the other one, too")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host in LOOPBACK
+
+    @property
+    def hosts(self) -> frozenset[str] | None:
+        """Names that may be asked for; any, where others may reach it."""
+        names = ("127.0.0.1", "localhost", "[::1]")
+        return frozenset(f"{name}:{self.port}" for name in names) if self.is_loopback else None
+
+
+def serve(
+    index_path: Path,
+    model: Path | None,
+    *,
+    listening: Listening,
+    folder: Path,
+    limits: Limits,
+    told: Callable[[str], None],
+) -> None:
+    """Serve an index until Ctrl-C."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with SearchIndex.open(index_path, wait_s=_WAIT_S) as index:
+        app = make_app(index, load_model(model), folder=folder, limits=limits, hosts=listening.hosts)
+        scheme = "http" if listening.certificate is None else "https"
+        host = f"[{listening.host}]" if ":" in listening.host else listening.host
+        told(f"{len(index)} cases of {index_path}: {scheme}://{host}:{listening.port}/ (Ctrl-C ends it)")
+        told("Not for diagnosis.")
+        uvicorn.run(
+            app,
+            host=listening.host,
+            port=listening.port,
+            http=PatientProtocol,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            h11_max_incomplete_event_size=_HEAD_BYTES,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=10,
+            ssl_certfile=listening.certificate,
+            ssl_keyfile=listening.key,
+        )
+
+
+class PatientProtocol(H11Protocol):
+    """Ends connections that do not say within a time what they want; uvicorn itself would wait for ever."""
+
+    _silence: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Go on waiting where the head of a request is not whole yet; patience is not renewed by a few bytes."""
+        super().data_received(data)
+        is_served = self.cycle is not None and not self.cycle.response_complete
+        if is_served and self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+        elif not is_served and self._silence is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        if self._silence is not None:
+            self._silence.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._silence = self.loop.call_later(_HEAD_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._silence = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()

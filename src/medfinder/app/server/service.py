@@ -1,0 +1,103 @@
+"""What the routes share: the open index, the model, the threads that search, the pictures.
+
+In: an open index and its model. Out: searches and other work, a bounded number side by side; whoever comes when too
+many wait is told to come again (503). The model is called by one thread at a time for texts and by one for volumes:
+it uses all cores as it is, and remembers texts in a table that knows no threads.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+
+from medfinder.app.server.faults import Refusal
+from medfinder.app.server.metrics import Metrics
+from medfinder.app.server.pictures import Pictures
+from medfinder.app.server.settings import Limits
+from medfinder.retrieval.index import IndexedCase, SearchIndex
+from medfinder.retrieval.search import Searcher
+
+if TYPE_CHECKING:
+    from medfinder.models.protocol import DualEncoder
+
+T = TypeVar("T")
+
+_RETRY_S = "2"
+
+
+class SharedModel:
+    """A model whose methods are called by one thread at a time, those for volumes apart from those for texts."""
+
+    def __init__(self, model: "DualEncoder") -> None:
+        self._model = model
+        self._texts, self._volumes = threading.RLock(), threading.RLock()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._model, name)
+        if not callable(value):
+            return value
+        return partial(self._call, self._volumes if name in _OF_VOLUMES else self._texts, value)
+
+    @staticmethod
+    def _call(lock: threading.RLock, method: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        with lock:
+            return method(*given, **named)
+
+
+_OF_VOLUMES = ("encode_volumes", "encode_regions", "map_findings")
+
+
+class Service:
+    """One open index and its model, as the routes use them.
+
+    Attributes:
+        folder: where the server keeps what must outlive it.
+    """
+
+    def __init__(self, index: SearchIndex, model: "DualEncoder", folder: Path, limits: Limits) -> None:
+        self.index = index
+        self.model = cast("DualEncoder", SharedModel(model))
+        self.searcher = Searcher(index, self.model)
+        self.folder = folder
+        self.limits = limits
+        self.metrics = Metrics()
+        self.pictures = Pictures(limits.pictures_mb * 2**20)
+        self._turns: anyio.CapacityLimiter | None = None
+
+    async def run(self, work: Callable[..., T], *given: Any) -> T:
+        """Do work in a thread when its turn comes.
+
+        Raises:
+            Refusal: too many wait already.
+        """
+        if self._turns is None:
+            self._turns = anyio.CapacityLimiter(self.limits.searches)
+        if self._turns.statistics().tasks_waiting >= self.limits.waiting:
+            raise Refusal(503, "too many searches wait already; try again in a moment", {"Retry-After": _RETRY_S})
+        return await anyio.to_thread.run_sync(partial(work, *given), limiter=self._turns)
+
+    def case(self, case_id: str) -> IndexedCase:
+        """Fetch one case.
+
+        Raises:
+            Refusal: there is none of this id.
+        """
+        found = self.index.cases([case_id])
+        if case_id not in found:
+            raise Refusal(404, "no such case in this index")
+        return found[case_id]
+
+    def volume(self, case_id: str) -> Path:
+        """Tell where the standardised volume of a case lies.
+
+        Raises:
+            Refusal: there is no such case, or its volume has gone.
+        """
+        path = self.case(case_id).volume
+        if path is None:
+            raise Refusal(404, "the volume of this case has gone from the server's disk; index the case again")
+        return path

@@ -1,0 +1,40 @@
+"""The search service: an index served to browsers and programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medfinder.cli.face import ModelPath, app, examples, remark
+
+
+@app.command(
+    epilog=examples(
+        "medfinder serve my-index",
+        "medfinder serve my-index --port 9000 --limit upload_mb=500 --limit ingest_s=1200",
+        "medfinder serve my-index --host 0.0.0.0 --tls-certificate server.crt --tls-key server.key",
+    )
+)
+def serve(
+    index: Annotated[Path, typer.Argument(help="Index folder.")],
+    model: ModelPath = None,
+    host: Annotated[str, typer.Option(help="To listen on; beyond this machine only once keys exist.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder for uploads, jobs, keys and notes; INDEX.state if not given.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER, as often as needed, e.g. upload_mb=500.")
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: serve https.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file that belongs to it.")] = None,
+) -> None:
+    """Serve an index: a web page to search with, and the same over HTTP for programs."""
+    from medfinder.app.server.run import Listening
+    from medfinder.app.server.run import serve as run
+    from medfinder.app.server.settings import read_limits
+
+    limits = read_limits(limit or [])
+    listening = Listening(host, port, tls_certificate, tls_key)
+    folder = state or index.with_name(f"{index.name}.state")
+    run(index, model, listening=listening, folder=folder, limits=limits, told=remark)

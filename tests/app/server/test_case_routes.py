@@ -1,0 +1,117 @@
+"""One case over HTTP: its texts, its slices the right way round, its volume in parts."""
+
+import gzip
+import io
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from medfinder.app.server.pictures import PREVIEW_SIDE, Pictures
+
+
+def test_a_case_tells_its_report_and_grid(client: TestClient) -> None:
+    facts = client.get("/v1/cases/case2").json()
+    assert facts["report"] == "Nodule of 8 mm <script>alert(1)</script>."
+    assert facts["grid"]["shape"] == [32, 28, 32]
+    assert facts["findings"][0]["name"] == "nodule"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/cases/none",
+        "/v1/cases/none/volume",
+        "/v1/cases/none/slices/axial/1.jpg",
+        "/v1/cases/none/thumbnail/0.jpg",
+        "/v1/cases/..%2f..%2fetc%2fpasswd",
+        "/v1/cases/%00",
+        "/v1/jobs/none",
+        "/v1/jobs/..",
+        "/nothing",
+    ],
+)
+def test_what_is_not_there_is_told(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not found"
+
+
+@pytest.mark.parametrize(
+    "tail",
+    ["axial/32.jpg", "coronal/28.jpg", "oblique/1.jpg", "axial/-1.jpg", "axial/x.jpg", "axial/1.jpg?window=brain",
+     "axial/1.jpg?size=5", "axial/1.jpg?size=999999"],
+)  # fmt: skip
+def test_a_slice_that_cannot_be_is_refused(client: TestClient, tail: str) -> None:
+    assert client.get(f"/v1/cases/case0/slices/{tail}").status_code == 422
+
+
+def test_slices_show_the_patients_right_on_the_left_and_front_and_head_on_top(tmp_path: Path) -> None:
+    # A bright corner block: far right, front, head. By hand: it must be at the left and top of axial and coronal
+    # slices, and in a sagittal one front is left and head is top.
+    hu = np.full((40, 30, 20), -1000, np.int16)
+    hu[35:, 25:, 15:] = 1000
+    path = tmp_path / "v.nii"
+    nib.save(nib.Nifti1Image(hu, np.diag([2.0, 2.0, 2.0, 1.0])), path)
+    pictures = Pictures(10**6)
+    for plane, number in (("axial", 17), ("coronal", 27), ("sagittal", 37)):
+        jpeg, _ = pictures.slice(path, plane, number, "bone", 200)
+        grey = np.asarray(Image.open(io.BytesIO(jpeg)), float)
+        rows, columns = np.nonzero(grey > 200)
+        assert rows.mean() < grey.shape[0] / 2, plane
+        assert columns.mean() < grey.shape[1] / 2, plane
+    axial = Image.open(io.BytesIO(pictures.slice(path, "axial", 17, "bone", 200)[0]))
+    assert axial.size == (200, 150)
+
+
+def test_a_picture_is_kept_and_named_by_a_tag(client: TestClient) -> None:
+    first = client.get("/v1/cases/case0/slices/axial/16.jpg?window=lung&size=128")
+    assert first.headers["content-type"] == "image/jpeg"
+    assert first.headers["cache-control"].startswith("private")
+    again = client.get(first.request.url, headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    other = client.get("/v1/cases/case0/slices/axial/17.jpg?window=lung&size=128")
+    assert other.headers["etag"] != first.headers["etag"]
+
+
+def test_pictures_give_way_when_there_is_no_room(tmp_path: Path) -> None:
+    path = tmp_path / "v.nii"
+    nib.save(
+        nib.Nifti1Image(np.random.default_rng(0).integers(-900, 900, (32, 32, 32)).astype(np.int16), np.eye(4)), path
+    )
+    pictures = Pictures(20_000)
+    for number in range(32):
+        pictures.slice(path, "axial", number, "lung", 64)
+    assert 0 < sum(map(len, pictures._kept.values())) == pictures._bytes <= 20_000
+
+
+def test_a_volume_comes_in_parts(client: TestClient) -> None:
+    whole = client.get("/v1/cases/case1/volume")
+    part = client.get("/v1/cases/case1/volume", headers={"range": "bytes=352-1351"})
+    assert (part.status_code, part.content) == (206, whole.content[352:1352])
+    assert part.headers["content-range"] == f"bytes 352-1351/{len(whole.content)}"
+    assert client.get("/v1/cases/case1/volume", headers={"range": "bytes=99999999-"}).status_code == 416
+    held = client.get("/v1/cases/case1/volume", headers={"if-none-match": whole.headers["etag"]})
+    assert held.status_code == 304
+
+
+def test_a_preview_is_narrow_and_lies_where_the_volume_lies(tmp_path: Path) -> None:
+    hu = np.zeros((600, 8, 4), np.int16)
+    hu[300:303] = 900
+    path = tmp_path / "v.nii"
+    nib.save(nib.Nifti1Image(hu, np.diag([0.5, 0.5, 1.0, 1.0])), path)
+    content, _ = Pictures(10**8).preview(path)
+    made = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+    assert max(made.shape[:2]) <= PREVIEW_SIDE
+    # Voxels 300 to 302 of 0.5 mm have their middle at 150.5 mm; nibabel says where the preview's bright voxel lies.
+    bright = np.argwhere(np.asarray(made.dataobj)[:, 0, 0] == 900)
+    assert (made.affine @ [bright[0, 0], 0, 0, 1])[0] == pytest.approx(150.5)
+
+
+def test_a_volume_that_has_gone_is_told(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "dataset" / "volumes" / "case0.nii").unlink()
+    assert client.get("/v1/cases/case0/volume").status_code == 404
+    assert client.get("/v1/cases/case0").json()["links"]["volume"] is None
