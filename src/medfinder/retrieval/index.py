@@ -41,8 +41,8 @@ Space = Literal["image", "report", "affirmed", "denied"]
 # Raised whenever older code could not read what newer code writes.
 FORMAT = 1
 
-_DENSE = ("image", "report")
-_SPARSE = ("affirmed", "denied")
+_DENSE: tuple[Space, ...] = ("image", "report")
+_SPARSE: tuple[Space, ...] = ("affirmed", "denied")
 
 # Payload fields with an index of their own, and its kind: those that filters often ask for or that are counted. Each
 # costs ten files that every flush must write, so the others are left to be read from the payload.
@@ -68,6 +68,8 @@ _SCROLL_PAGE = 1_000
 _ROOM_TO_WRITE = 128 * 2**20
 _ROOM_TO_OPEN = 16 * 2**20
 
+_STATED = ["case_id", "study_id", "patient_id", "findings", "negated"]
+
 # What is remembered of cases met in searches, so that their payload is read once; about 100 MB at the most.
 _MAX_REMEMBERED = 200_000
 
@@ -91,9 +93,11 @@ class IndexedCase:
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """Which findings a case is known to have, and which its report denies; canonical names."""
+    """Which findings a case is known to have, and which its report denies; canonical names, and whose case it is."""
 
     case_id: str
+    study_id: str
+    patient_id: str
     present: frozenset[str]
     negated: frozenset[str]
 
@@ -134,6 +138,7 @@ class SearchIndex:
         self._remembering = threading.Lock()
         self._flushed_at = time.monotonic()
         self._remembered: dict[int, Statements] = {}
+        self._known_terms: set[int] = set()
         self._changes = 0
 
     # ---- life --------------------------------------------------------------------------------------------------------
@@ -301,6 +306,7 @@ class SearchIndex:
             self._shard.update(operation)
             with self._remembering:
                 self._changes += 1
+                self._known_terms.clear()
                 for case_id in cases:
                     self._remembered.pop(_point_id(case_id), None)
             # The engine's log is in the page cache now, which outlives the process; on disk, it outlives the machine.
@@ -316,10 +322,10 @@ class SearchIndex:
     def __len__(self) -> int:
         return self.count()
 
-    def count(self, where: Condition | None = None) -> int:
-        """Count the cases that pass a filter."""
+    def count(self, where: Condition | None = None, among: Sequence[str] | None = None) -> int:
+        """Count the cases that pass a filter, of all or among some."""
         with _engine_errors(f"index {self.path} cannot be read"):
-            return int(self._shard.count(_engine().CountRequest(exact=True, filter=_to_filter(where))))
+            return int(self._shard.count(_engine().CountRequest(exact=True, filter=_to_filter(where, among))))
 
     def nearest(
         self,
@@ -383,7 +389,7 @@ class SearchIndex:
         if missing:
             changes = self._changes
             with _engine_errors(f"index {self.path} cannot be read"):
-                records = self._shard.retrieve(missing, ["case_id", "findings", "negated"], False)
+                records = self._shard.retrieve(missing, _STATED, False)
             read = {record.id: _to_statements(record.payload) for record in records}
             found |= read
             # What was read while something changed may be the old state: use it now, but do not keep it.
@@ -397,6 +403,32 @@ class SearchIndex:
         with _engine_errors(f"index {self.path} cannot be read"):
             records = self._shard.retrieve([_point_id(one) for one in dict.fromkeys(case_ids)], True, False)
         return {record.payload["case_id"]: _from_payload(record.payload, self.path) for record in records}
+
+    def vectors(self, case_ids: Sequence[str]) -> dict[str, dict[Space, np.ndarray]]:
+        """Fetch the embeddings of cases, ``report`` where there is one; cases that are not there are left out."""
+        with _engine_errors(f"index {self.path} cannot be read"):
+            records = self._shard.retrieve([_point_id(one) for one in dict.fromkeys(case_ids)], ["case_id"], True)
+        return {
+            record.payload["case_id"]: {
+                space: np.asarray(record.vector[space], np.float32) for space in _DENSE if space in record.vector
+            }
+            for record in records
+        }
+
+    def knows(self, terms: Terms) -> frozenset[int]:
+        """Tell which terms, by their ids, stand in some report."""
+        return frozenset(term for term in terms.ids if self._is_known(term))
+
+    def _is_known(self, term: int) -> bool:
+        if term not in self._known_terms:
+            one = _engine().SparseVector([term], [1.0])
+            for space in _SPARSE:
+                request = _engine().QueryRequest(limit=1, query=_engine().Query.Nearest(one, using=space))
+                with _engine_errors(f"index {self.path} cannot be searched"):
+                    if self._shard.query(request):
+                        self._known_terms.add(term)
+                        break
+        return term in self._known_terms
 
     def digests(self, volumes_root: Path | None = None) -> dict[str, str]:
         """Return the content digest of every case, or of those added from one folder."""
@@ -603,7 +635,8 @@ def _point_id(case_id: str) -> int:
 
 
 def _to_statements(payload: Mapping[str, Any]) -> Statements:
-    return Statements(payload["case_id"], frozenset(payload["findings"]), frozenset(payload["negated"]))
+    names = (payload["case_id"], payload["study_id"], payload["patient_id"])
+    return Statements(*names, frozenset(payload["findings"]), frozenset(payload["negated"]))
 
 
 def _to_point(case: Case, payload: dict[str, Any], image: np.ndarray, report: np.ndarray) -> Any:

@@ -1,62 +1,58 @@
-"""Search: from a query to ranked hits.
+"""Answering queries: words, whole reports, CTs, cases and boxes, over a search index.
 
-In: an open index, the model that it was made with, and a ``Query`` (text, report, keyword or CT, filter, k). Out: hits,
-best first. Refused with ``ConfigError``: queries that are empty or ask for two things at once, k out of range, unknown
-keywords, filters that cannot be read, a folder of several CT series; with ``SearchIndexError``: a model that the index
-was not made with; with ``VolumeError``: a CT that cannot be read.
-
-Every query ranks the cases by several parts (image vectors, report vectors, words affirmed, words denied), which are
-then fused. Scores lie in 0..1 and can be compared within one answer only. Cases that are not chests are left
-out unless the filter asks for a region; hits that need a caution carry one.
+In: a ``Query``. Out: ranked hits, or an ``Answer`` with counts and notes around them, each hit with what its score was
+made of and why it matched. Refused with ``ConfigError``: see ``medfinder.retrieval.asked``. Cases that are not chests
+are left out unless the filter asks for a region; hits that need a caution carry one.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medfinder.curation.keywords import KEYWORDS, resolve_keyword
-from medfinder.errors import ConfigError
-from medfinder.records import Hit, Query
-from medfinder.retrieval.filters import AllOf, AnyOf, Condition, Not, equals, mentions, parse_filter
-from medfinder.retrieval.index import IndexedCase, SearchIndex, Space
-from medfinder.retrieval.lexical import Terms, Words, describe_finding, describe_query
-from medfinder.volume import Grid, Volume, body_region, standardise_file
+from medfinder.records import Answer, Hit, Query
+from medfinder.retrieval.asked import MAX_CHARACTERS, MAX_HITS, Asked, QueryReader
+from medfinder.retrieval.evidence import EvidenceFinder, HeatMap, evidence_in
+from medfinder.retrieval.explain import best_sentences, compare_findings, likest_sentences, says
+from medfinder.retrieval.filters import AllOf, Condition, Not, parse_filter
+from medfinder.retrieval.fusion import Calibration, Tables, fuse, load_calibration
+from medfinder.retrieval.index import IndexedCase, SearchIndex, Space, Statements
+from medfinder.retrieval.lexical import Terms, Words
+from medfinder.retrieval.query import holds, must_be_read
 
 if TYPE_CHECKING:
     from medfinder.models.protocol import DualEncoder
 
-MAX_HITS = 1_000
+__all__ = ["MAX_CHARACTERS", "MAX_HITS", "Searcher"]
 
-# A long report has some 5,000 characters; ten times that is no question any more.
-MAX_CHARACTERS = 50_000
+# Candidates that each part ranks before they are fused; small indexes are ranked whole. Ours: reading what a thousand
+# more say costs more time than ranking them, and what is that far down in every part is no good hit. Whoever pages
+# further gets more candidates behind the first, so that no page ever changes.
+_SHALLOW, _DEEP = 500, 4 * MAX_HITS
 
-# Ours: words and report vectors say what the radiologist wrote, the image vectors what the model believes to see, which
-# is the weakest of the three for the shipped model. Words denied only break near-ties.
-TEXT_WEIGHTS: Mapping[Space, float] = {"image": 0.5, "report": 1.0, "affirmed": 1.0, "denied": 0.25}
-
-# Where the keyword library knows a finding in the query, words are nearly always right: on 400 phantom reports,
-# 30 findings asked for by one English or Spanish name each, P@10 was 1.00 and 0.99 by words, 0.77 and 0.51 by MiniLM
-# vectors of whole reports, and fused like this 1.00 and 1.00 with noise for image vectors; base rate 0.13. Elsewhere
-# the best word may be a common one.
-KNOWN_FINDING_WEIGHTS: Mapping[Space, float] = {**TEXT_WEIGHTS, "affirmed": 2.0}
-
-# Ours: a CT is compared with CTs; the share of the reports is small enough that a CT finds itself.
-CT_WEIGHTS: Mapping[Space, float] = {"image": 0.9, "report": 0.1}
-
-# What a vector part gives to a case that is like most: ours, low, so that only what stands out counts.
-_MIDDLE = 0.2
-
-# Candidates that each part ranks before they are fused, at least; small indexes are ranked whole. Ours: reading what a
-# thousand more say costs more time than ranking them, and what is that far down in every part is no good hit.
-_MIN_DEPTH = 500
+# Hits whose regions are compared with a box. Ours: each costs the encoding of a volume the first time.
+_COMPARED = 200
 
 _NOT_CHEST = 'this case is not a chest CT ("{region}")'
 _SYNTHETIC_MODEL = "the model has seen synthetic CTs only: its scores on real CTs are not to be relied on"
-_QUERY_NOT_CHEST = "the CT that was asked with does not look like a chest: {reason}"
+_NO_CASE = "no case is known to have {asked}; these are the nearest"
+_NO_WORD = "no report holds {words}"
+_NO_GOOD_TEXT = "no good match: the nearest report ({best:.2f}) is less like the words than reports that answer a query"
+_NO_GOOD_CT = "no good match: the nearest CT ({best:.2f}) is less like this one than CTs of the index are like others"
+
+# What answers are counted by: fields of few values, and bands of numbers.
+_FACETS = ("findings", "negated", "sex", "source", "split", "region", "is_synthetic")
+_BANDS = {
+    "age_years": (
+        "age < 18",
+        "age >= 18 and age < 40",
+        "age >= 40 and age < 60",
+        "age >= 60 and age < 80",
+        "age >= 80",
+    ),
+    "spacing_z_mm": ("spacing <= 1.5", "spacing > 1.5 and spacing <= 3", "spacing > 3"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +61,13 @@ class _Ranked:
 
     Attributes:
         parts: what each part gave it: cosine of image and report, BM25 of the words; agreement with the findings asked.
+        shares: what each part gave to the score.
     """
 
     case_id: str
     score: float
     parts: tuple[tuple[str, float], ...]
+    shares: tuple[tuple[str, float], ...] = ()
 
 
 class Searcher:
@@ -79,115 +77,259 @@ class Searcher:
         SearchIndexError: the index was made with another model.
     """
 
-    def __init__(self, index: SearchIndex, model: "DualEncoder") -> None:
+    def __init__(self, index: SearchIndex, model: "DualEncoder", calibration: Calibration | None = None) -> None:
         index.require_model(model.digest, model.width)
         self.index = index
         self._model = model
         self._is_synthetic = model.is_synthetic
+        self._calibration = calibration or load_calibration()
+        self._evidence = EvidenceFinder(model)
+        self._reader = QueryReader(index, model, self._evidence, self._calibration)
 
     def search(self, query: Query) -> list[Hit]:
         """Answer a query with at most ``query.k`` hits, best first; equal scores are ordered by case id.
 
         - ``text``: a few words, English or Spanish. Image vectors, report vectors and BM25 are fused. What the
           words deny ("effusion without cardiomegaly") excludes the cases known to have it; reports that deny what is
-          asked for come last.
+          asked for come last. With AND, OR, NOT, brackets or quotes it is read as an expression.
         - ``report``: as text, for a whole report; what it denies lowers the cases that have it and excludes none.
-        - ``keyword``: a finding by any of its names. Cases known to have it come before all others, then those that
-          the model thinks nearest; cases whose report denies it are left out. Each group is ranked as text is.
+        - ``keyword``: a finding by any of its names, or an expression of findings. Cases known to be right come before
+          all others, then those that the model thinks nearest; cases whose report denies it are left out. Each group is
+          ranked as text is.
         - ``ct``: a volume file or a DICOM folder of one series. Ranked by the likeness of the images, with a small
-          share for the likeness of the reports to the CT.
+          share for the likeness of the reports to the CT. ``case_id``: the same for a case of the index.
+        - ``liked``, ``disliked``: move whatever else is asked for towards the ones and away from the others.
+        - ``box``: the first hits are ranked anew by their region that is most like the box.
 
         Raises:
             ConfigError: the query cannot be honoured; the message says why.
             VolumeError: the CT cannot be read.
         """
-        _check_k(query.k)
-        where = _region_default(parse_filter(query.where) if query.where is not None else None)
-        _check_one_is_asked(query)
-        if query.ct is not None:
-            return self._by_ct(query.ct, where, query.k)
-        if query.keyword is not None:
-            return self._by_keyword(query.keyword, where, query.k)
-        if query.report is not None:
-            return self._by_report(query.report, where, query.k)
-        return self._by_text(query.text or "", where, query.k)
+        asked = self._reader.read(query)
+        return self._hits(self._page(self._rank(asked, query), query), query, asked)
 
-    def _by_text(self, text: str, where: Condition, k: int) -> list[Hit]:
-        words = describe_query(text)
-        unwanted = [Not(equals("findings", name)) for name in words.negated]
-        return self._hits(self._hybrid(text, words, AllOf((where, *unwanted)), k), "")
+    def answer(self, query: Query) -> Answer:
+        """Answer a query with hits, the sentences that match, counts, and what should be known of the whole answer.
 
-    def _by_report(self, report: str, where: Condition, k: int) -> list[Hit]:
-        return self._hits(self._hybrid(report, describe_query(report), where, k), "")
-
-    def _by_keyword(self, words: str, where: Condition, k: int) -> list[Hit]:
-        name = _resolve(words)
-        known, denied = equals("findings", name), equals("negated", name)
-        first = self._hybrid(name, describe_finding(name), AllOf((where, known)), k)
-        ranked = [_Ranked(one.case_id, (1 + one.score) / 2, (*one.parts, ("findings", 1.0))) for one in first]
-        if len(ranked) < k:
-            others = AllOf((where, Not(AnyOf((known, denied)))))
-            rest = self._hybrid(name, describe_finding(name), others, k - len(ranked))
-            ranked += [_Ranked(one.case_id, one.score / 2, (*one.parts, ("findings", 0.0))) for one in rest]
-        return self._hits(ranked, "")
-
-    def _by_ct(self, path: Path, where: Condition, k: int) -> list[Hit]:
-        volume = _read_query_ct(path, self._model.grid)
-        region = body_region(volume)
-        vector = self._model.encode_volumes([volume.hu])[0]
-        images = self.index.nearest("image", vector, limit=_depth(k), where=where)
-        among = [case_id for case_id, _ in images]
-        reports = self.index.nearest("report", vector, limit=len(among) + 1, where=where, among=among)
-        tables = _tables({"image": images, "report": reports})
-        ranked = _best(_fuse(tables, CT_WEIGHTS, depth=len(among) + 1), tables, k)
-        cautions = [] if region.name == "chest" else [_QUERY_NOT_CHEST.format(reason=region.reason)]
-        if self._is_synthetic:
-            cautions.append(_SYNTHETIC_MODEL)
-        return self._hits(ranked, "; ".join(cautions))
-
-    def _hybrid(self, text: str, words: Words, where: Condition, k: int) -> list[_Ranked]:
-        """Rank by the text's vector against images and reports, and by its words, and fuse."""
-        vector = self._model.encode_texts([text])[0]
-        queries: dict[Space, np.ndarray | Terms] = {"image": vector, "report": vector}
-        if words.affirmed:
-            queries["affirmed"] = words.affirmed
-        if words.denied:
-            queries["denied"] = words.denied
-        depth = _depth(k)
-        lists = {space: self.index.nearest(space, one, limit=depth, where=where) for space, one in queries.items()}
-        tables = _tables(lists)
-        scores = _fuse(tables, KNOWN_FINDING_WEIGHTS if words.present else TEXT_WEIGHTS, depth=depth)
-        if words.present or words.negated:
-            agreement = self._agreement(list(scores), words)
-            scores = {case_id: scores[case_id] * share for case_id, share in agreement.items()}
-            tables["agreement"] = agreement
-        return _best(scores, tables, k)
-
-    def _agreement(self, case_ids: Sequence[str], words: Words) -> dict[str, float]:
-        """Tell for each case which share of the query's findings it does not contradict, by which its score is cut.
-
-        Text encoders are nearly blind to negation: to them a report that says "no effusion" is a good match for
-        "effusion". A case contradicts a finding that is asked for when its report denies it and nothing else says that
-        it is there, and one that the query denies when it is known to have it.
+        Raises:
+            ConfigError: the query cannot be honoured; the message says why.
+            VolumeError: the CT cannot be read.
         """
-        asked, denied = frozenset(words.present), frozenset(words.negated)
-        return {
-            case_id: 1 - (len(asked & said.negated) + len(denied & said.present)) / len(asked | denied)
-            for case_id, said in self.index.statements(case_ids).items()
-        }
+        asked = self._reader.read(query)
+        ranked = self._rank(asked, query)
+        hits = self._hits(self._page(ranked, query), query, asked)
+        passing = asked.possible
+        is_read = asked.expression is not None and must_be_read(asked.expression)
+        total = len(ranked) if is_read else self.index.count(passing) - self._judged(asked, passing)
+        doubts = self._doubts(asked, ranked)
+        return Answer(
+            hits=tuple(self._with_sentences(hits, asked)),
+            total=total,
+            notes=(*asked.notes, *doubts),
+            has_good_match=bool(ranked) and not doubts,
+            facets=self.facets(passing),
+        )
 
-    def _hits(self, ranked: Sequence[_Ranked], caution: str) -> list[Hit]:
+    def explain(self, query: Query, hits: Sequence[Hit]) -> list[Hit]:
+        """Add to hits of a query what takes time to find: where in the volume, and sentences by their meaning.
+
+        A volume that was not looked at before is encoded, which takes some tenths of a second.
+        """
+        asked = self._reader.read(query)
+        return [self._explained(hit, asked) for hit in self._with_sentences(hits, asked)]
+
+    def heat_map(self, query: Query, hit: Hit) -> HeatMap | None:
+        """Show where in a hit's volume the model sees what was asked for; None when it cannot tell."""
+        return self._heat(self._reader.read(query), hit)
+
+    def facets(self, where: Condition) -> Mapping[str, Mapping[str, int]]:
+        """Count the cases that pass a condition by the values of the fields that people filter by."""
+        counted = {field: self.index.facet(field, where) for field in _FACETS}
+        for field, bands in _BANDS.items():
+            counts = {band: self.index.count(AllOf((where, parse_filter(band)))) for band in bands}
+            counted[field] = {band: count for band, count in counts.items() if count}
+        return counted
+
+    # ---- ranking -----------------------------------------------------------------------------------------------------
+
+    def _rank(self, asked: Asked, query: Query) -> list[_Ranked]:
+        """Rank far enough for the page; a longer ranking always begins with the shorter one."""
+        through = query.offset + query.k
+        # Those that a region query compares must all be there, whatever the page.
+        least = _COMPARED if asked.region is not None else 0
+        ranked = self._grouped(self._ranked(asked, max(through, least)), query.group)
+        if query.group and len(ranked) < through:
+            ranked = self._grouped(self._ranked(asked, MAX_HITS), query.group)
+        return ranked
+
+    def _ranked(self, asked: Asked, through: int) -> list[_Ranked]:
+        if asked.known is None:
+            ranked = self._through(asked, asked.possible, through)
+        else:
+            ranked = self._known_first(asked, asked.known, through)
+        return ranked if asked.region is None else self._by_region(asked.region, ranked)
+
+    def _known_first(self, asked: Asked, known: Condition, through: int) -> list[_Ranked]:
+        """Rank the cases known to be right, and behind them those that may be."""
+        first = self._through(asked, AllOf((asked.where, known)), through)
+        ranked = [replace(one, score=(1 + one.score) / 2, parts=(*one.parts, ("findings", 1.0))) for one in first]
+        if len(ranked) < through:
+            rest = self._through(asked, AllOf((asked.possible, Not(known))), through - len(ranked))
+            ranked += [replace(one, score=one.score / 2, parts=(*one.parts, ("findings", 0.0))) for one in rest]
+        return ranked
+
+    def _through(self, asked: Asked, where: Condition, through: int) -> list[_Ranked]:
+        found, is_all = self._fused(asked, where, _SHALLOW)
+        if not is_all:
+            found = found[:_SHALLOW]
+            if len(found) < through:
+                seen = {one.case_id for one in found}
+                lowest = found[-1].score if found else 1.0
+                deeper = (one for one in self._fused(asked, where, _DEEP)[0] if one.case_id not in seen)
+                found += [replace(one, score=min(one.score, lowest)) for one in deeper]
+        return found[:through]
+
+    def _fused(self, asked: Asked, where: Condition, depth: int) -> tuple[list[_Ranked], bool]:
+        """Rank by every part and fuse.
+
+        Returns:
+            The cases, best first, and whether they are all that there are.
+        """
+        tables = self._tables(asked, where, depth)
+        if not tables:
+            return [], True
+        # A CT's candidates are those of the images; of all others, a part that lists fewer than asked has listed all.
+        asked_of_each = depth if asked.text else len(tables.get("image", ())) + 1
+        fused = fuse(tables, asked.weights, depth=asked_of_each)
+        scores = fused.scores
+        parts = dict(tables)
+        if asked.text and asked.expression is None and (asked.words.present or asked.words.negated):
+            parts["agreement"] = _agreement(self.index.statements(fused.case_ids), asked.words)
+            scores = scores * [parts["agreement"].get(case_id, 0.0) for case_id in fused.case_ids]
+        order = sorted((-round(float(scores[at]), 6), fused.case_ids[at], at) for at in range(len(scores)))
+        ranked = [
+            _Ranked(
+                case_id,
+                -score,
+                tuple((part, table[case_id]) for part, table in parts.items() if case_id in table),
+                tuple((part, round(float(share[at]), 6)) for part, share in fused.shares.items()),
+            )
+            for score, case_id, at in order
+            if case_id not in asked.judged
+        ]
+        return self._read_through(asked, ranked), all(len(table) < depth for table in tables.values())
+
+    def _tables(self, asked: Asked, where: Condition, depth: int) -> Tables:
+        """Let each part rank; parts that have nothing to say, e.g. words that stand in no report, are left out."""
+        if not asked.text:
+            images = self.index.nearest("image", asked.vectors["image"], limit=depth, where=where)
+            among = [case_id for case_id, _ in images]
+            lists = {"image": images}
+            if "report" in asked.vectors:
+                vector = asked.vectors["report"]
+                lists["report"] = self.index.nearest("report", vector, limit=len(among) + 1, where=where, among=among)
+            return {space: dict(found) for space, found in lists.items() if found}
+        queries: dict[Space, np.ndarray | Terms] = dict(asked.vectors)
+        if asked.words.affirmed:
+            queries["affirmed"] = asked.words.affirmed
+        if asked.words.denied:
+            queries["denied"] = asked.words.denied
+        lists = {space: self.index.nearest(space, one, limit=depth, where=where) for space, one in queries.items()}
+        return {space: dict(found) for space, found in lists.items() if found}
+
+    def _read_through(self, asked: Asked, ranked: list[_Ranked]) -> list[_Ranked]:
+        """Leave out the cases whose report does not hold what was quoted, where anything was."""
+        expression = asked.expression
+        if expression is None or not must_be_read(expression):
+            return ranked
         cases = self.index.cases([one.case_id for one in ranked])
-        # A case may have been removed since it was ranked.
-        there = [one for one in ranked if one.case_id in cases]
-        return [self._hit(rank, one, cases[one.case_id], caution) for rank, one in enumerate(there, start=1)]
 
-    def _hit(self, rank: int, ranked: _Ranked, indexed: IndexedCase, caution: str) -> Hit:
+        def may_be(indexed: IndexedCase) -> bool:
+            report = f"{indexed.case.report}\n\n{indexed.case.report_es}"
+            present = frozenset(finding.name for finding in indexed.case.findings if finding.status == "present")
+            return holds(expression, present, lambda words: says(report, words))
+
+        return [one for one in ranked if one.case_id in cases and may_be(cases[one.case_id])]
+
+    def _by_region(self, region: np.ndarray, ranked: Sequence[_Ranked]) -> list[_Ranked]:
+        """Rank the first hits anew by their region that is most like the one asked for."""
+        first, rest = ranked[:_COMPARED], ranked[_COMPARED:]
+        cases = self.index.cases([one.case_id for one in first])
+        volumes = {case_id: indexed.volume for case_id, indexed in cases.items()}
+        likeness = {one.case_id: self._evidence.likeness(volumes.get(one.case_id), region) for one in first}
+        told = [
+            replace(
+                one,
+                score=round(cosine, 6),
+                parts=(*one.parts, ("region", round(cosine, 6))),
+                shares=(("region", cosine),),
+            )
+            for one in first
+            if (cosine := likeness[one.case_id]) is not None
+        ]
+        told.sort(key=lambda one: (-one.score, one.case_id))
+        lowest = told[-1].score if told else 1.0
+        untold = [one for one in first if likeness[one.case_id] is None]
+        return [*told, *(replace(one, score=min(one.score, lowest)) for one in (*untold, *rest))]
+
+    def _grouped(self, ranked: list[_Ranked], group: str) -> list[_Ranked]:
+        """Keep the best case of each study or patient."""
+        if not group:
+            return ranked
+        known = self.index.statements([one.case_id for one in ranked])
+        best: dict[str, _Ranked] = {}
+        for one in ranked:
+            if one.case_id in known:
+                best.setdefault(getattr(known[one.case_id], f"{group}_id"), one)
+        return list(best.values())
+
+    def _page(self, ranked: Sequence[_Ranked], query: Query) -> Sequence[_Ranked]:
+        return ranked[query.offset : query.offset + query.k]
+
+    def _judged(self, asked: Asked, passing: Condition) -> int:
+        return self.index.count(passing, sorted(asked.judged)) if asked.judged else 0
+
+    # ---- telling -----------------------------------------------------------------------------------------------------
+
+    def _doubts(self, asked: Asked, ranked: Sequence[_Ranked]) -> tuple[str, ...]:
+        """Say why nothing in the index seems to be what was asked for; nothing when something does."""
+        if not ranked:
+            return ()
+        names = asked.words.present
+        if asked.text and names:
+            there = self.index.statements([one.case_id for one in ranked[:_COMPARED]]).values()
+            has_any = any(not one.present.isdisjoint(names) for one in there)
+            return () if has_any else (_NO_CASE.format(asked=" or ".join(names)),)
+        if asked.unknown and not self.index.knows(asked.words.affirmed):
+            return (_NO_WORD.format(words=", ".join(word[:60] for word in asked.unknown[:5])),)
+        return self._unlike(asked, ranked)
+
+    def _unlike(self, asked: Asked, ranked: Sequence[_Ranked]) -> tuple[str, ...]:
+        """Compare the best cosine with what it is for queries that have answers, where that was measured."""
+        if not self._calibration.is_for(self._model.digest):
+            return ()
+        part, least, told = "report", self._calibration.least_text, _NO_GOOD_TEXT
+        if asked.is_ct:
+            part, least, told = "image", self._calibration.least_ct, _NO_GOOD_CT
+        best = max((value for one in ranked for name, value in one.parts if name == part), default=None)
+        if best is None or least is None or best >= least or not (asked.text or asked.is_ct):
+            return ()
+        return (told.format(best=best),)
+
+    def _hits(self, ranked: Sequence[_Ranked], query: Query, asked: Asked) -> list[Hit]:
+        ids = [one.case_id for one in ranked]
+        cases, known = self.index.cases(ids), self.index.statements(ids)
+        # A case may have been removed since it was ranked.
+        there = [one for one in ranked if one.case_id in cases and one.case_id in known]
+        return [
+            self._hit(rank, one, cases[one.case_id], known[one.case_id], asked)
+            for rank, one in enumerate(there, start=query.offset + 1)
+        ]
+
+    def _hit(self, rank: int, ranked: _Ranked, indexed: IndexedCase, said: Statements, asked: Asked) -> Hit:
         case = indexed.case
-        cautions = [_NOT_CHEST.format(region=case.region)] if case.region != "chest" else []
-        if self._is_synthetic and not case.is_synthetic and _SYNTHETIC_MODEL not in caution:
-            cautions.append(_SYNTHETIC_MODEL)
         present = dict.fromkeys(finding.name for finding in case.findings if finding.status == "present")
+        matched, negated, missing = compare_findings(asked.words.present, present.keys(), said.negated)
         return Hit(
             rank=rank,
             case_id=case.case_id,
@@ -202,105 +344,57 @@ class Searcher:
             region=case.region,
             is_synthetic=case.is_synthetic,
             volume=indexed.volume,
-            caution="; ".join(filter(None, [*cautions, caution])),
+            caution="; ".join(self._cautions(indexed, asked)),
             parts=ranked.parts,
+            shares=ranked.shares,
+            matched=matched,
+            negated=negated,
+            missing=missing,
         )
 
+    def _cautions(self, indexed: IndexedCase, asked: Asked) -> list[str]:
+        case = indexed.case
+        cautions = [_NOT_CHEST.format(region=case.region)] if case.region != "chest" else []
+        cautions += asked.cautions
+        if self._is_synthetic and (asked.is_ct or not case.is_synthetic):
+            cautions.append(_SYNTHETIC_MODEL)
+        return cautions
 
-# ---- fusion ----------------------------------------------------------------------------------------------------------
+    def _with_sentences(self, hits: Sequence[Hit], asked: Asked) -> list[Hit]:
+        cases = self.index.cases([hit.case_id for hit in hits])
+        told = []
+        for hit in hits:
+            is_english = hit.case_id in cases and cases[hit.case_id].case.report
+            sentences = best_sentences(hit.report, "en" if is_english else "es", asked.text, asked.words)
+            told.append(replace(hit, sentences=sentences))
+        return told
 
-# What a part gives the cases that it lists, by part and case id.
-_Tables = dict[str, dict[str, float]]
+    def _explained(self, told: Hit, asked: Asked) -> Hit:
+        if asked.text:
+            more = likest_sentences(told.report, asked.text, self._model, besides=told.sentences)
+            told = replace(told, sentences=(*told.sentences, *more))
+        heat = self._heat(asked, told)
+        return replace(told, evidence=None if heat is None else evidence_in(heat))
+
+    def _heat(self, asked: Asked, hit: Hit) -> HeatMap | None:
+        if asked.region is not None:
+            return self._evidence.of_region(hit.volume, asked.region)
+        name = next(iter((*hit.matched, *hit.missing)), None)
+        if name is not None:
+            is_alone = len(asked.words.present) == 1 and not asked.words.negated and asked.text
+            return self._evidence.of_finding(hit.volume, name, asked.text if is_alone else "")
+        return self._evidence.of_text(hit.volume, asked.text) if asked.text and not asked.words.present else None
 
 
-def _depth(k: int) -> int:
-    return max(_MIN_DEPTH, 4 * k)
+def _agreement(known: Mapping[str, Statements], words: Words) -> dict[str, float]:
+    """Tell for each case which share of the query's findings it does not contradict, by which its score is cut.
 
-
-def _tables(lists: Mapping[Space, Sequence[tuple[str, float]]]) -> _Tables:
-    """Drop the parts that have nothing to say, e.g. words that stand in no report."""
-    return {space: dict(found) for space, found in lists.items() if found}
-
-
-def _fuse(tables: _Tables, weights: Mapping[Space, float], *, depth: int) -> dict[str, float]:
-    """Fuse the parts by the weighted mean of their scores, each brought to 0..1; 1 is the best case in every part.
-
-    Words give 1 to their best case and 0 to a case that shares none. Vectors give 1 to their best, 0 to their worst and
-    ``_MIDDLE`` to their median, for a cosine has no zero of its own; so also to a case that they do not know because it
-    has no report, which is neither praised nor blamed for it.
-
-    Args:
-        depth: how many cases were asked of each part; one that lists fewer has listed all.
-
-    Source: convex combination of scaled scores, better than fusion by rank in Bruch, Gai and Ingber, "An Analysis of
-    Fusion Functions for Hybrid Retrieval" (2023); the median is ours.
+    Text encoders are nearly blind to negation: to them a report that says "no effusion" is a good match for
+    "effusion". A case contradicts a finding that is asked for when its report denies it and nothing else says that
+    it is there, and one that the query denies when it is known to have it.
     """
-    everyone = {case_id for table in tables.values() for case_id in table}
-    total = dict.fromkeys(everyone, 0.0)
-    parts = [(space, weight) for space, weight in weights.items() if space in tables]
-    for space, weight in parts:
-        table = tables[space]
-        scores = np.fromiter(table.values(), float)
-        # Ascending, where two coincide the better holds.
-        scale = {scores.min(): 0.0, np.median(scores): _MIDDLE, scores.max(): 1.0}
-        if space not in ("image", "report"):
-            scale = {0.0: 0.0, scores.max(): 1.0}
-        scaled = dict(zip(table, np.interp(scores, list(scale), list(scale.values())), strict=True))
-        unlisted = _MIDDLE if space in ("image", "report") and len(table) < depth else 0.0
-        share = weight / sum(weight for _, weight in parts)
-        for case_id in everyone:
-            total[case_id] += share * float(scaled.get(case_id, unlisted))
-    return total
-
-
-def _best(scores: Mapping[str, float], tables: _Tables, k: int) -> list[_Ranked]:
-    """Keep the best k, ties by case id; what differs by less than rounding is a tie."""
-    order = sorted((-round(score, 6), case_id) for case_id, score in scores.items())[:k]
-    return [
-        _Ranked(case_id, -score, tuple((part, table[case_id]) for part, table in tables.items() if case_id in table))
-        for score, case_id in order
-    ]
-
-
-# ---- reading the query -----------------------------------------------------------------------------------------------
-
-
-def _check_k(k: int) -> None:
-    if not 1 <= k <= MAX_HITS:
-        raise ConfigError(f"k = {k}; ask for 1 to {MAX_HITS} hits")
-
-
-def _check_one_is_asked(query: Query) -> None:
-    asked = {name: getattr(query, name) for name in ("text", "report", "keyword", "ct")}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    if len(asked) != 1:
-        found = " and ".join(asked) or "nothing"
-        raise ConfigError(f"the query gives {found}; give exactly one of text, report, keyword and ct")
-    [(name, value)] = asked.items()
-    if isinstance(value, str):
-        if len(value) > MAX_CHARACTERS:
-            raise ConfigError(f"{name} of {len(value)} characters; at most {MAX_CHARACTERS} are searched with")
-        if not any(character.isalnum() for character in value):
-            raise ConfigError(f"{name} holds no words; say what to look for, e.g. pleural effusion")
-
-
-def _region_default(where: Condition | None) -> Condition:
-    """Keep to chests, unless the filter asks about the region itself."""
-    if where is None:
-        return equals("region", "chest")
-    return where if mentions(where, "region") else AllOf((where, equals("region", "chest")))
-
-
-def _resolve(words: str) -> str:
-    name = resolve_keyword(words)
-    if name is None:
-        near = difflib.get_close_matches(words.strip().lower(), list(KEYWORDS), n=3, cutoff=0.5)
-        known = f"near: {', '.join(near)}" if near else f"known: {', '.join(KEYWORDS)}"
-        raise ConfigError(f"unknown keyword {words.strip()[:60]!r}; {known}; or search by text")
-    return name
-
-
-def _read_query_ct(path: Path, grid: Grid) -> Volume:
-    if not path.exists():
-        raise ConfigError(f"no CT at {path}; give a volume file or a folder of DICOM files")
-    return standardise_file(path, grid)
+    asked, denied = frozenset(words.present), frozenset(words.negated)
+    return {
+        case_id: 1 - (len(asked & said.negated) + len(denied & said.present)) / len(asked | denied)
+        for case_id, said in known.items()
+    }
