@@ -288,12 +288,15 @@ class AuditLog:
     @contextlib.contextmanager
     def _holding_head(self) -> Iterator[int]:
         """Hold the file of the head, against other threads and processes, so that it never goes back."""
-        handle = os.open(self._head_path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield handle
-        finally:
-            os.close(handle)
+            handle = os.open(self._head_path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                yield handle
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise StateError(f"{self._head_path.name} cannot be read or written: {error.strerror}") from error
 
     def _seal(self, row: AuditRow, before: str) -> str:
         told = [

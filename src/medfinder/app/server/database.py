@@ -93,8 +93,12 @@ def open_database(
         StateError: the database cannot be reached, is somebody else's, or older or newer than this version.
     """
     database = _connect(_url_of(where, environment, must_exist=must_exist))
-    with tell_refusals():
-        _prepare(database, _OPEN if must_exist else _MAKE)
+    try:
+        with tell_refusals():
+            _prepare(database, _OPEN if must_exist else _MAKE)
+    except BaseException:
+        database.reading.dispose()
+        raise
     return database
 
 
