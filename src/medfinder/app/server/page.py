@@ -21,8 +21,8 @@ _KINDS = {
 }
 
 _START = "search.html"
-# What belongs to the search page; the review page's files have their own server.
-_OWN = ("search", "search.css", "search.js", "vendor")
+# What belongs to the search page; most of the review page's files have their own server.
+_OWN = ("common.js", "search", "search.css", "search.js", "vendor")
 
 _PLACEHOLDER = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>medfinder</title>
 <h1>medfinder</h1><p>The search service runs. Its interface: <a href="/v1/openapi.json">/v1/openapi.json</a>.
