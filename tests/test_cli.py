@@ -219,8 +219,8 @@ def test_a_head_is_not_ranked_among_chests(demo: Path) -> None:
 
 def test_wrong_questions_are_told_in_one_line(demo: Path) -> None:
     index = demo / "index"
-    assert "exactly one" in refused("search", index)
-    assert "exactly one" in refused("search", index, "--text", "nodule", "--keyword", "nodule")
+    assert "gives nothing" in refused("search", index)
+    assert "give one of text" in refused("search", index, "--text", "nodule", "--keyword", "nodule")
     assert "unknown keyword" in refused("search", index, "--keyword", "flibbertigibbet")
     assert "colour" in refused("search", index, "--text", "nodule", "--where", "colour = red")
     refused("search", index, "--text", "   ")

@@ -10,6 +10,7 @@ import pytest
 from medfinder.errors import ConfigError
 from medfinder.records import Box, Case, Finding, Query
 from medfinder.retrieval import search
+from medfinder.retrieval.asked import parse_box
 from medfinder.retrieval.fusion import load_calibration
 from medfinder.retrieval.index import SearchIndex
 from medfinder.retrieval.search import Searcher
@@ -326,6 +327,12 @@ def test_a_box_finds_what_is_like_it(regional: Searcher) -> None:
     assert told.evidence is not None
     assert told.evidence.asked == "region"
     assert told.evidence.slices == (2, 10, 2)
+
+
+@pytest.mark.parametrize("words", ["", "1,2,3", "1,2,3 4,5", "a,b,c d,e,f", "1,2,3 4,5,6 7,8,9"])
+def test_a_box_in_words_that_is_none_is_told(words: str) -> None:
+    with pytest.raises(ConfigError, match="expected two corners"):
+        parse_box(words)
 
 
 def test_a_box_beside_the_ct_is_refused(regional: Searcher) -> None:

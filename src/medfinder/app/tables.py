@@ -35,6 +35,27 @@ def hits_table(hits: Sequence[Hit]) -> Table:
     return table
 
 
+def reasons_table(hits: Sequence[Hit]) -> Table:
+    """Lay out why hits matched: findings, sentences, the place in the volume, and what each part gave to the score."""
+    table = Table(show_lines=True)
+    for title in ("#", "findings asked for", "sentences", "place", "shares"):
+        table.add_column(title, overflow="fold")
+    for hit in hits:
+        told = {"has": hit.matched, "denies": hit.negated, "tells nothing of": hit.missing}
+        findings = "\n".join(f"{verb} {', '.join(names)}" for verb, names in told.items() if names)
+        sentences = "\n".join(f"{score:.2f} {sentence}" for sentence, score in hit.sentences)
+        shares = "\n".join(f"{part} {share:.3f}" for part, share in hit.shares)
+        table.add_row(str(hit.rank), escape(findings), escape(sentences), _place(hit), shares)
+    return table
+
+
+def _place(hit: Hit) -> str:
+    if hit.evidence is None:
+        return "not told"
+    x, y, z = hit.evidence.slices
+    return f"{hit.evidence.asked}\nsagittal {x}\ncoronal {y}\naxial {z}"
+
+
 def _start(report: str) -> str:
     if not report:
         return "no report"

@@ -36,32 +36,69 @@ _WAIT_S = 10.0
         "medfinder search my-index --keyword GGO -k 10 --where 'sex = F and age >= 60'",
         "medfinder search my-index --ct /data/ct/patient.nii.gz",
         "medfinder search my-index --report @report.txt --json",
+        "medfinder search my-index --keyword 'effusion and (mass or nodule) not cardiomegaly'",
+        "medfinder search my-index --case 3f2a91c07be4d615 --text 'with emphysema' --explain",
+        "medfinder search my-index --ct patient.nii.gz --box '-80,-20,100 -40,20,140'",
     )
 )
 def search(
     index: Annotated[Path, typer.Argument(help="Index folder.")],
-    text: Annotated[str | None, typer.Option(help="A few words, English or Spanish.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="A few words, English or Spanish; also with AND, OR, NOT, brackets, quotes.")
+    ] = None,
     ct: Annotated[Path | None, typer.Option(help="A CT file, or a DICOM folder of one series.")] = None,
     report: Annotated[str | None, typer.Option(help="A whole report, or @FILE to read it from.")] = None,
-    keyword: Annotated[str | None, typer.Option(help="A finding by any of its names, e.g. GGO.")] = None,
+    keyword: Annotated[
+        str | None, typer.Option(help="A finding by any of its names, e.g. GGO, or several with and, or, not.")
+    ] = None,
+    case: Annotated[str | None, typer.Option(help="Id of a case of the index: more like this.")] = None,
+    liked: Annotated[list[str] | None, typer.Option(help="Id of a case that is what you want; repeatable.")] = None,
+    disliked: Annotated[list[str] | None, typer.Option(help="Id of a case that is not; repeatable.")] = None,
+    box: Annotated[
+        str | None, typer.Option(help="Part of --ct or --case: 'x,y,z x,y,z', lowest and highest corner, mm, RAS+.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
+    offset: Annotated[int, typer.Option(help="Hits to pass over, for the next page.")] = 0,
+    group: Annotated[str, typer.Option(help="study or patient: the best hit of each only.")] = "",
     where: Annotated[str | None, typer.Option(help="Filter, e.g. 'sex = F and age >= 60'.")] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Also tell the sentences, the place in the volume, and what each part gave."),
+    ] = False,
     model: ModelPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the most similar examinations, by words, by a report or by a CT."""
     from medfinder.models.checkpoint import load_model
     from medfinder.records import Query
+    from medfinder.retrieval.asked import parse_box
     from medfinder.retrieval.index import SearchIndex
     from medfinder.retrieval.search import Searcher
 
-    query = Query(text=text, report=read_text(report), keyword=keyword, ct=ct, where=where, k=k)
+    query = Query(
+        text=text,
+        report=read_text(report),
+        keyword=keyword,
+        ct=ct,
+        case_id=case,
+        liked=tuple(liked or ()),
+        disliked=tuple(disliked or ()),
+        box=None if box is None else parse_box(box),
+        where=where,
+        k=k,
+        offset=offset,
+        group=group,
+    )
     with SearchIndex.open(index, wait_s=_WAIT_S) as opened:
-        hits = Searcher(opened, load_model(model)).search(query)
+        searcher = Searcher(opened, load_model(model))
+        answer = searcher.answer(query)
+        hits = searcher.explain(query, answer.hits) if explain else answer.hits
+    for note in answer.notes:
+        remark(note)
     if as_json:
         print_json([_hit_as_dict(hit) for hit in hits])
     else:
-        _show_hits(hits)
+        _show_hits(hits, is_explained=explain)
 
 
 @app.command(
@@ -186,14 +223,16 @@ def _hit_as_dict(hit: Hit) -> dict[str, Any]:
     return facts
 
 
-def _show_hits(hits: Sequence[Hit]) -> None:
-    from medfinder.app.tables import hits_table
+def _show_hits(hits: Sequence[Hit], *, is_explained: bool) -> None:
+    from medfinder.app.tables import hits_table, reasons_table
 
     console = Console(highlight=False, emoji=False)
     if not hits:
         console.print("no case passes the filter")
         return
     console.print(hits_table(hits))
+    if is_explained:
+        console.print(reasons_table(hits))
     for caution in dict.fromkeys(hit.caution for hit in hits if hit.caution):
         console.print(f"caution: {caution}", style="yellow", markup=False)
     console.print("Not for diagnosis.", style="dim")

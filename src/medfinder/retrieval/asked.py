@@ -16,7 +16,7 @@ import numpy as np
 
 from medfinder.curation.keywords import resolve_keyword
 from medfinder.errors import ConfigError
-from medfinder.records import Query
+from medfinder.records import Box, Query
 from medfinder.retrieval.evidence import EvidenceFinder
 from medfinder.retrieval.filters import AllOf, Condition, Not, equals, mentions, parse_filter
 from medfinder.retrieval.fusion import Calibration, Weights
@@ -286,6 +286,23 @@ def _said_by(expression: Expression, remarks: tuple[str, ...] = ()) -> _Said:
 
 def _mean_times(weight: float, vectors: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [weight * np.mean(vectors, axis=0)] if vectors else []
+
+
+def parse_box(words: str) -> Box:
+    """Read a box: its lowest and its highest corner, mm, RAS+.
+
+    Raises:
+        ConfigError: these are not two corners of three numbers.
+
+    Example:
+        >>> parse_box("-80,-20,100 -40,20,140")
+        Box(lo_mm=(-80.0, -20.0, 100.0), hi_mm=(-40.0, 20.0, 140.0))
+    """
+    try:
+        (a, b, c), (d, e, f) = ([float(number) for number in corner.split(",")] for corner in words.split())
+    except ValueError:
+        raise ConfigError(f"box {words[:60]!r}; expected two corners in mm, e.g. -80,-20,100 -40,20,140") from None
+    return Box((a, b, c), (d, e, f))
 
 
 # ---- refusing --------------------------------------------------------------------------------------------------------
