@@ -23,6 +23,9 @@ def serve(
     state: Annotated[
         Path | None, typer.Option(help="Folder for uploads, jobs, keys and notes; INDEX.state if not given.")
     ] = None,
+    database: Annotated[
+        str | None, typer.Option(help="postgresql://... for what users keep; a file in the state folder if not given.")
+    ] = None,
     limit: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER, as often as needed, e.g. upload_mb=500.")
     ] = None,
@@ -37,4 +40,4 @@ def serve(
     limits = read_limits(limit or [])
     listening = Listening(host, port, tls_certificate, tls_key)
     folder = state or index.with_name(f"{index.name}.state")
-    run(index, model, listening=listening, folder=folder, limits=limits, told=remark)
+    run(index, model, listening=listening, folder=folder, state=database, limits=limits, told=remark)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -11,9 +12,7 @@ from fastapi.testclient import TestClient
 
 from medfinder.app.server.application import make_app
 from medfinder.app.server.settings import Limits
-from medfinder.curation.dataset import Dataset
 from medfinder.records import Case, Finding
-from medfinder.retrieval.build import build_index
 from medfinder.retrieval.index import SearchIndex
 from medfinder.volume import Grid
 
@@ -49,7 +48,7 @@ def make_case(number: int, finding: str, report: str) -> Case:
         patient_id=f"secret-patient-{number}",
         source="phantoms",
         split="test",
-        volume="",
+        volume=f"volumes/case{number}.nii",
         report=report,
         report_es="",
         findings=(Finding(finding),),
@@ -71,39 +70,65 @@ CASES = (
 )
 
 
-@pytest.fixture
-def index(tmp_path: Path, make_dataset: Callable[..., Dataset]) -> Iterator[SearchIndex]:
-    build_index(make_dataset(tmp_path / "dataset", CASES), tmp_path / "index", StandIn())
-    with SearchIndex.open(tmp_path / "index") as opened:
-        yield opened
+@pytest.fixture(scope="session")
+def stand_in() -> StandIn:
+    return StandIn()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchIndex]:
+    """One open index for all tests that change nothing in it; its volumes lie in ``volumes`` beside it."""
+    folder = tmp_path_factory.mktemp("library")
+    with make_index(folder) as index:
+        yield index
+
+
+def make_index(folder: Path) -> SearchIndex:
+    model = StandIn()
+    (folder / "volumes").mkdir()
+    for number, case in enumerate(CASES):
+        hu = np.full(model.grid.shape, -1000, dtype=np.int16)
+        hu[3:29, 6:24, 2:30] = 40 + number
+        hu[6:14, 9:21, 8:26] = hu[18:26, 9:21, 8:26] = -800
+        nib.save(nib.Nifti1Image(hu, np.diag([11.0, 11.0, 11.0, 1.0])), folder / case.volume)
+    index = SearchIndex.create(folder / "index", model_digest=model.digest, width=WIDTH, model_name=model.name)
+    image = model.encode_texts([case.case_id for case in CASES])
+    report = model.encode_texts([case.report for case in CASES])
+    index.add(CASES, image, report, folder, model_digest=model.digest)
+    return index
+
+
+@contextmanager
+def serve(index: SearchIndex, folder: Path, **limits: float) -> Iterator[TestClient]:
+    app = make_app(
+        index,
+        StandIn(),
+        folder=folder,
+        limits=Limits(**limits),  # type: ignore[arg-type]
+        hosts=frozenset({HOST}),
+    )
+    with TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client(library: SearchIndex, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with serve(library, tmp_path_factory.mktemp("state")) as client:
+        yield client
 
 
 @pytest.fixture
-def make_client(index: SearchIndex, tmp_path: Path) -> Iterator[Callable[..., TestClient]]:
+def make_client(library: SearchIndex, tmp_path: Path) -> Iterator[Callable[..., TestClient]]:
     """Start the service with some limits changed."""
-    opened: list[TestClient] = []
-
-    def make(**limits: float) -> TestClient:
-        folder = tmp_path / "state"
-        app = make_app(
-            index,
-            StandIn(),
-            folder=folder,
-            limits=Limits(**limits),
-            hosts=frozenset({HOST}),  # type: ignore[arg-type]
-        )
-        client = TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False)
-        opened.append(client.__enter__())
-        return client
-
-    yield make
-    for client in opened:
-        client.__exit__(None, None, None)
+    with ExitStack() as opened:
+        yield lambda **limits: opened.enter_context(serve(library, tmp_path / "state", **limits))
 
 
 @pytest.fixture
-def client(make_client: Callable[..., TestClient]) -> TestClient:
-    return make_client()
+def own_client(tmp_path: Path) -> Iterator[TestClient]:
+    """A service of a test's own, for what changes the index."""
+    with make_index(tmp_path) as index, serve(index, tmp_path / "state") as client:
+        yield client
 
 
 @pytest.fixture

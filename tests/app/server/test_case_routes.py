@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from medfinder.app.server.pictures import PREVIEW_SIDE, Pictures
+from medfinder.retrieval.index import SearchIndex
 
 
 def test_a_case_tells_its_report_and_grid(client: TestClient) -> None:
@@ -111,7 +112,11 @@ def test_a_preview_is_narrow_and_lies_where_the_volume_lies(tmp_path: Path) -> N
     assert (made.affine @ [bright[0, 0], 0, 0, 1])[0] == pytest.approx(150.5)
 
 
-def test_a_volume_that_has_gone_is_told(client: TestClient, tmp_path: Path) -> None:
-    (tmp_path / "dataset" / "volumes" / "case0.nii").unlink()
-    assert client.get("/v1/cases/case0/volume").status_code == 404
-    assert client.get("/v1/cases/case0").json()["links"]["volume"] is None
+def test_a_volume_that_has_gone_is_told(client: TestClient, library: SearchIndex) -> None:
+    volume = library.path.parent / "volumes" / "case0.nii"
+    volume.rename(volume.with_suffix(".away"))
+    try:
+        assert client.get("/v1/cases/case0/volume").status_code == 404
+        assert client.get("/v1/cases/case0").json()["links"]["volume"] is None
+    finally:
+        volume.with_suffix(".away").rename(volume)

@@ -1,5 +1,7 @@
 """What every request passes and every answer carries; health and metrics."""
 
+from collections.abc import Callable
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -31,7 +33,8 @@ def test_the_server_tells_how_it_is(client: TestClient) -> None:
     assert (info["cases"], info["is_synthetic"], info["not_for_diagnosis"], info["role"]) == (3, True, True, "admin")
 
 
-def test_metrics_count_by_route_and_never_by_case(client: TestClient) -> None:
+def test_metrics_count_by_route_and_never_by_case(make_client: Callable[..., TestClient]) -> None:
+    client = make_client()
     for _ in range(3):
         client.get("/v1/cases/case0")
     client.get("/v1/cases/secret-id")

@@ -1,5 +1,8 @@
 """Searching over HTTP: what comes back, and that nothing a client sends gives anything but a clean no."""
 
+from collections.abc import Callable
+
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -16,7 +19,7 @@ EVIL = [
 ]
 
 
-def error_of(answer) -> dict[str, str]:  # type: ignore[no-untyped-def]
+def error_of(answer: httpx.Response) -> dict[str, str]:
     assert answer.json().keys() == {"error"}, answer.text
     return answer.json()["error"]
 
@@ -67,7 +70,7 @@ def test_a_query_of_a_megabyte_is_too_large(client: TestClient) -> None:
     assert (answer.status_code, error_of(answer)["code"]) == (413, "too large")
 
 
-def test_a_body_without_a_length_is_counted_while_it_comes(make_client) -> None:  # type: ignore[no-untyped-def]
+def test_a_body_without_a_length_is_counted_while_it_comes(make_client: Callable[..., TestClient]) -> None:
     client = make_client(body_kb=64)
     pieces = (b'{"text": "' + b"x" * 1024 if n == 0 else b"x" * 1024 for n in range(100))
     answer = client.post("/v1/search", content=pieces, headers={"content-type": "application/json"})

@@ -6,6 +6,7 @@ modules below say.
 """
 
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,17 +21,22 @@ try:
 except ImportError as error:
     raise MissingExtraError("FastAPI, uvicorn or Pillow", "server") from error
 
+from medfinder.app.server.access import Access
+from medfinder.app.server.audit import open_audit
 from medfinder.app.server.case_routes import make_case_router
 from medfinder.app.server.ct_routes import index_upload, make_ct_router
 from medfinder.app.server.faults import handle_faults
-from medfinder.app.server.gate import Caller, Gate, open_gate
+from medfinder.app.server.gate import Caller, Gate
 from medfinder.app.server.guard import Guard
 from medfinder.app.server.jobs import Jobs
+from medfinder.app.server.keep_routes import make_keep_router
 from medfinder.app.server.metrics import KIND, Counted
 from medfinder.app.server.page import make_page_router
+from medfinder.app.server.record import Audited
 from medfinder.app.server.search_routes import make_search_router
 from medfinder.app.server.service import Service
 from medfinder.app.server.settings import Limits
+from medfinder.app.server.state import State, open_state
 from medfinder.app.server.worker import Worker
 from medfinder.retrieval.index import SearchIndex
 
@@ -49,20 +55,27 @@ def make_app(
     folder: Path,
     limits: Limits | None = None,
     hosts: frozenset[str] | None = None,
-    gate: Gate = open_gate,
+    state: State | None = None,
+    access: Access | None = None,
 ) -> FastAPI:
     """Make the application; it does not close the index.
 
     Args:
         folder: the state folder: uploads, jobs, curated cases.
         hosts: names with port that may be asked for; None for any, where keys keep strangers out.
-        gate: makes the dependency that lets callers of a role pass.
+        state: what the server remembers; opened in ``folder`` if not given.
+        access: knows the callers; without, everybody is admin as long as there are no keys, which is for a server
+            that only this machine can reach.
 
     Raises:
         SearchIndexError: the index was made with another model.
     """
     limits = limits or Limits()
-    service = Service(index, model, folder, limits)
+    state = state or open_state(folder)
+    access = access or Access(state, is_open=True)
+    audit = open_audit(state, folder)
+    service = Service(index, model, folder, limits, state)
+    gate = access.require
     worker = Worker(memory_mb=limits.memory_mb, file_mb=limits.unpacked_mb)
     curator = Worker(memory_mb=limits.memory_mb, file_mb=limits.unpacked_mb)
     jobs = Jobs(folder, partial(index_upload, service, curator), most=limits.jobs)
@@ -76,11 +89,13 @@ def make_app(
         lifespan=_lifespan(folder, jobs, (worker, curator)),
     )
     handle_faults(app)
-    app.include_router(_make_state_router(service, gate, jobs))
+    app.include_router(_make_server_router(service, gate, jobs))
     app.include_router(make_search_router(service, gate))
     app.include_router(make_ct_router(service, gate, jobs, worker))
     app.include_router(make_case_router(service, gate))
+    app.include_router(make_keep_router(service, access, state, audit))
     app.include_router(make_page_router())
+    app.add_middleware(Audited, audit=audit)
     app.add_middleware(Guard, limits=limits, hosts=hosts, uploads=UPLOADS)
     app.add_middleware(Counted, metrics=service.metrics)
     app.state.service = service
@@ -95,6 +110,9 @@ def _lifespan(folder: Path, jobs: Jobs, workers: tuple[Worker, ...]) -> Any:
         # Uploads that were under way when the server ended were never acknowledged.
         shutil.rmtree(folder / "uploads", ignore_errors=True)
         jobs.start()
+        for worker in workers:
+            # Starting takes seconds, which the first upload need not wait for.
+            threading.Thread(target=worker.start, daemon=True).start()
         try:
             yield
         finally:
@@ -105,7 +123,7 @@ def _lifespan(folder: Path, jobs: Jobs, workers: tuple[Worker, ...]) -> Any:
     return live
 
 
-def _make_state_router(service: Service, gate: Gate, jobs: Jobs) -> APIRouter:
+def _make_server_router(service: Service, gate: Gate, jobs: Jobs) -> APIRouter:
     """Make the routes that tell how the server is."""
     router = APIRouter(tags=["server"])
 
@@ -116,7 +134,8 @@ def _make_state_router(service: Service, gate: Gate, jobs: Jobs) -> APIRouter:
 
     @router.get("/readyz")
     async def is_ready() -> dict[str, Any]:
-        """Tell that the index can be searched."""
+        """Tell that the index can be searched and the state be read."""
+        await service.run(service.state.check)
         return {"status": "ok", "cases": await service.run(len, service.index)}
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -15,11 +15,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medfinder.app.server.access import Reader
 from medfinder.app.server.faults import Refusal
 from medfinder.app.server.gate import Gate
 from medfinder.app.server.jobs import Job, Jobs
 from medfinder.app.server.reading import Curated, curate_upload, read_upload
-from medfinder.app.server.search_routes import Found, Wanted, answer, wanted_as_query
+from medfinder.app.server.search_routes import Found, Wanted, answer, note_answer, wanted_as_query
 from medfinder.app.server.service import Service
 from medfinder.app.server.uploads import Upload, receive_form, upload_folder
 from medfinder.app.server.worker import Worker
@@ -28,7 +29,7 @@ from medfinder.retrieval.build import case_digest
 from medfinder.retrieval.search import MAX_CHARACTERS
 from medfinder.volume import body_region, standardise_file
 
-_WITH_CT = ("text", "where", "k", "offset", "group", "facets")
+_WITH_CT = ("text", "where", "k", "offset", "group", "facets", "explain")
 
 
 class AskedText(BaseModel):
@@ -60,18 +61,18 @@ def make_ct_router(service: Service, gate: Gate, jobs: Jobs, worker: Worker) -> 
     """Make the routes for uploads."""
     router = APIRouter(prefix="/v1", tags=["CT"])
     limits = service.limits
+    viewer = Annotated[Reader, Depends(gate("viewer"))]
 
-    @router.post(
-        "/search/ct", response_model=Found, openapi_extra=_form(*_WITH_CT), dependencies=[Depends(gate("viewer"))]
-    )
-    async def search_by_ct(request: Request) -> dict[str, Any]:
+    @router.post("/search/ct", response_model=Found, openapi_extra=_form(*_WITH_CT))
+    async def search_by_ct(request: Request, reader: viewer) -> dict[str, Any]:
         """Find the examinations most like a CT, and a text where one is given."""
         with upload_folder(service.folder) as folder:
             upload = await receive_form(request, folder, limits, known=_WITH_CT)
             wanted = _wanted(upload.fields)
             volume, notes = await _read(worker, upload, limits.read_s)
             query = wanted_as_query(wanted, ct=volume)
-            found = await service.run(answer, service, query, wanted.facets)
+            found = await service.run(answer, service, reader, wanted, query)
+        note_answer(request, wanted, found)
         return {**found, "notes": [*found["notes"], *notes]}
 
     @router.post("/embed", response_model=Vector, openapi_extra=_text_or_form(), dependencies=[Depends(gate("viewer"))])

@@ -1,7 +1,6 @@
-"""Who may call what: the three roles, and the gate of a server on one's own machine that asks for no key.
+"""Who may call what: the three roles, and what the routes ask of whoever knows the callers.
 
-In: a request. Out: the caller, by whom limits and the log know him. ``medfinder.app.server.access`` asks for keys;
-``open_gate`` is for a server that only this machine can reach.
+In: a request. Out: the caller, by whom limits and the log know him; ``medfinder.app.server.access`` makes it so.
 """
 
 from collections.abc import Callable
@@ -25,13 +24,3 @@ class Gate(Protocol):
     def __call__(self, role: Role, /) -> Callable[..., Any]:
         """Give the dependency."""
         ...
-
-
-def open_gate(_: Role) -> Callable[..., Any]:
-    """Let everybody pass as admin, whatever is asked for: for a server that listens on this machine alone."""
-    caller = Caller("local", "admin")
-
-    def pass_all() -> Caller:
-        return caller
-
-    return pass_all

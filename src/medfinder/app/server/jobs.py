@@ -27,6 +27,7 @@ from medfinder.app.server.faults import Refusal
 from medfinder.app.server.reading import Curated
 from medfinder.app.server.uploads import store_for_good
 from medfinder.errors import MedFinderError
+from medfinder.records import plural
 from medfinder.sources.files import write_whole
 
 _LOG = logging.getLogger("medfinder.server")
@@ -161,7 +162,7 @@ class Jobs:
             done = replace(job, status="failed", message="the server failed; its log says where")
         else:
             dropped = tuple({"stage": row.stage, "reason": row.reason, "detail": row.detail} for row in made.dropped)
-            message = "" if made.cases else "no case came of it: everything was set aside or is held"
+            message = "" if made.cases else _tell_empty(made)
             seconds = round(time.time() - job.created, 1)
             done = replace(
                 job,
@@ -181,3 +182,11 @@ class Jobs:
         path = self._jobs / job.id / "job.json"
         write_whole(path, json.dumps(asdict(job)).encode())
         store_for_good(path)
+
+
+def _tell_empty(made: Curated) -> str:
+    """Say why no case came of an upload."""
+    reasons = "; ".join(dict.fromkeys(f"{row.reason}: {row.detail}" for row in made.dropped))
+    if made.held:
+        return f"held until a person has looked: {plural(made.held, 'case')}; see medfinder review"
+    return f"everything was set aside: {reasons}"[:1_000]

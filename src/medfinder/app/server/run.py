@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medfinder.app.server.access import Access, AccessSettings, check_listen, is_loopback, read_admin_key
 from medfinder.app.server.application import make_app
 from medfinder.app.server.settings import Limits
+from medfinder.app.server.state import open_state
 from medfinder.errors import ConfigError, MissingExtraError
 from medfinder.models.checkpoint import load_model
 from medfinder.retrieval.index import SearchIndex
@@ -21,8 +23,6 @@ try:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise MissingExtraError("FastAPI, uvicorn or Pillow", "server") from error
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # Ours: an index is freed in moments when its holder ends; connections beyond these are told to come again.
 _WAIT_S = 5.0
@@ -51,7 +51,7 @@ class Listening:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.host in LOOPBACK
+        return is_loopback(self.host)
 
     @property
     def hosts(self) -> frozenset[str] | None:
@@ -66,13 +66,31 @@ def serve(
     *,
     listening: Listening,
     folder: Path,
+    state: str | None = None,
     limits: Limits,
     told: Callable[[str], None],
 ) -> None:
-    """Serve an index until Ctrl-C."""
+    """Serve an index until Ctrl-C.
+
+    Args:
+        folder: for uploads, jobs and curated cases, and for what users keep where ``state`` names no database.
+        state: URL of a database, e.g. ``postgresql://...``.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    remembered = open_state(folder if state is None else state)
+    settings = AccessSettings(is_tls=listening.certificate is not None)
+    access = Access(remembered, settings, admin_key=read_admin_key(), is_open=listening.is_loopback)
+    check_listen(listening.host, access.has_keys())
     with SearchIndex.open(index_path, wait_s=_WAIT_S) as index:
-        app = make_app(index, load_model(model), folder=folder, limits=limits, hosts=listening.hosts)
+        app = make_app(
+            index,
+            load_model(model),
+            folder=folder,
+            limits=limits,
+            hosts=listening.hosts,
+            state=remembered,
+            access=access,
+        )
         scheme = "http" if listening.certificate is None else "https"
         host = f"[{listening.host}]" if ":" in listening.host else listening.host
         told(f"{len(index)} cases of {index_path}: {scheme}://{host}:{listening.port}/ (Ctrl-C ends it)")

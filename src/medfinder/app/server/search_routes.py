@@ -3,26 +3,26 @@
 In: JSON. Out: ranked hits with links, or suggestions. Refused: what the search room refuses (422), unknown fields.
 """
 
-import secrets
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from medfinder.app.server.access import Reader
 from medfinder.app.server.answers import hit_as_json
 from medfinder.app.server.gate import Gate
+from medfinder.app.server.record import note
 from medfinder.app.server.service import Service
 from medfinder.curation.keywords import KEYWORDS
 from medfinder.curation.keywords.words import fold
-from medfinder.records import Answer, Box
+from medfinder.records import Box
 from medfinder.records import Query as Asked
-from medfinder.retrieval.filters import ALIASES, FIELDS, parse_filter
+from medfinder.retrieval.filters import ALIASES, FIELDS
 from medfinder.retrieval.search import MAX_CHARACTERS, MAX_HITS
 
 _SUGGESTIONS = 12
-_FACETS = ("findings", "sex", "source", "region", "split", "is_synthetic")
 # Whose examination it is may be filtered by those who know the hash; nobody is told that it can.
 _UNTOLD = ("patient_id",)
 
@@ -62,6 +62,7 @@ class Wanted(BaseModel):
     offset: Annotated[int, Field(ge=0, le=10_000)] = 0
     group: Annotated[str, Field(pattern="^(study|patient)?$")] = ""
     facets: bool = False
+    explain: bool = False
 
 
 class Found(BaseModel):
@@ -79,11 +80,14 @@ class Found(BaseModel):
 def make_search_router(service: Service, gate: Gate) -> APIRouter:
     """Make the routes for searching."""
     router = APIRouter(prefix="/v1", dependencies=[Depends(gate("viewer"))], tags=["search"])
+    viewer = Annotated[Reader, Depends(gate("viewer"))]
 
     @router.post("/search", response_model=Found)
-    async def search(wanted: Wanted) -> dict[str, Any]:
+    async def search(request: Request, reader: viewer, wanted: Wanted) -> dict[str, Any]:
         """Find the most similar examinations."""
-        return await service.run(answer, service, wanted_as_query(wanted), wanted.facets)
+        found = await service.run(answer, service, reader, wanted, wanted_as_query(wanted))
+        note_answer(request, wanted, found)
+        return found
 
     @router.get("/keywords")
     async def suggest(q: Annotated[str, Query(max_length=100)] = "") -> list[dict[str, str]]:
@@ -125,30 +129,27 @@ def wanted_as_query(wanted: Wanted, *, ct: Path | None = None) -> Asked:
     )
 
 
-def answer(service: Service, query: Asked, with_facets: bool) -> dict[str, Any]:
-    """Search, and write the answer."""
+def answer(service: Service, reader: Reader, wanted: Wanted, query: Asked) -> dict[str, Any]:
+    """Search, remember it in the caller's history, and write the answer."""
     started = time.perf_counter()
-    found = ask(service, query, with_facets)
+    found = service.searcher.answer(query)
+    hits = service.searcher.explain(query, found.hits) if wanted.explain else found.hits
+    said = wanted.model_dump(exclude_defaults=True) | ({"ct": True} if query.ct else {})
     return {
-        "query_id": secrets.token_hex(8),
+        "query_id": service.state.add_search(reader.holder, said, len(hits)),
         "took_ms": round((time.perf_counter() - started) * 1000, 1),
         "total": found.total,
         "notes": list(found.notes),
         "has_good_match": found.has_good_match,
-        "facets": {field: dict(counts) for field, counts in found.facets.items()},
-        "hits": [hit_as_json(hit) for hit in found.hits],
+        "facets": {field: dict(counts) for field, counts in found.facets.items()} if wanted.facets else {},
+        "hits": [hit_as_json(hit) for hit in hits],
     }
 
 
-def ask(service: Service, query: Asked, with_facets: bool) -> Answer:
-    """Search, and count by field where that is asked for."""
-    hits = service.searcher.search(query)
-    facets = {}
-    if with_facets:
-        where = parse_filter(query.where) if query.where is not None else None
-        facets = {name: service.index.facet(name, where) for name in _FACETS}
-    notes = tuple(dict.fromkeys(hit.caution for hit in hits if hit.caution))
-    return Answer(tuple(hits), len(hits), notes, bool(hits), facets)
+def note_answer(request: Request, wanted: Wanted, found: dict[str, Any]) -> None:
+    """Note for the audit log what was asked, and which cases were shown."""
+    asked = "\n".join(filter(None, (wanted.text, wanted.report, wanted.keyword, wanted.where)))
+    note(request, case_ids=[hit["case_id"] for hit in found["hits"]], asked=asked)
 
 
 def suggest_keywords(typed: str) -> list[dict[str, str]]:

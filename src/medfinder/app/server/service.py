@@ -18,6 +18,7 @@ from medfinder.app.server.faults import Refusal
 from medfinder.app.server.metrics import Metrics
 from medfinder.app.server.pictures import Pictures
 from medfinder.app.server.settings import Limits
+from medfinder.app.server.state import State
 from medfinder.retrieval.index import IndexedCase, SearchIndex
 from medfinder.retrieval.search import Searcher
 
@@ -56,14 +57,16 @@ class Service:
 
     Attributes:
         folder: where the server keeps what must outlive it.
+        state: what it remembers of people.
     """
 
-    def __init__(self, index: SearchIndex, model: "DualEncoder", folder: Path, limits: Limits) -> None:
+    def __init__(self, index: SearchIndex, model: "DualEncoder", folder: Path, limits: Limits, state: State) -> None:
         self.index = index
         self.model = cast("DualEncoder", SharedModel(model))
         self.searcher = Searcher(index, self.model)
         self.folder = folder
         self.limits = limits
+        self.state = state
         self.metrics = Metrics()
         self.pictures = Pictures(limits.pictures_mb * 2**20)
         self._turns: anyio.CapacityLimiter | None = None

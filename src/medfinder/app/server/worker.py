@@ -34,16 +34,19 @@ class Worker:
     def __init__(self, *, memory_mb: int, file_mb: int) -> None:
         self._limits = (memory_mb * 2**20, file_mb * 2**20)
         self._turn = threading.Lock()
+        self._is_closed = False
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
     def start(self) -> None:
         """Start the process, so that the first job need not wait for it."""
         with self._turn:
-            self._require()
+            if not self._is_closed:
+                self._require()
 
     def close(self) -> None:
         """End the process, whatever it is at."""
+        self._is_closed = True
         self._kill()
 
     def run(self, work: Callable[..., T], *given: Any, seconds: float) -> T:
