@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from medfinder.errors import ConfigError
-from medfinder.models.image_encoder import FindingMaps, ImageEncoder, ImageEncoderSettings, map_shape, token_shape
+from medfinder.models.image_encoder import (
+    NORMS,
+    FindingMaps,
+    ImageEncoder,
+    ImageEncoderSettings,
+    map_shape,
+    token_shape,
+)
 
 LABELS = ("mass", "nodule", "nodule | left")
 MAPPED = ImageEncoderSettings(channels=(4, 8), blocks=(2, 1), patch=4, queries=2, heads=1, finding_maps=True)
@@ -67,3 +74,18 @@ def test_what_the_maps_find_reaches_the_tokens_and_the_label_scores() -> None:
 def test_maps_need_a_finer_stage_than_the_tokens() -> None:
     with pytest.raises(ConfigError, match="two stages"):
         ImageEncoder(replace(MAPPED, channels=(8,), blocks=(1,)), shape=(8, 8, 8), labels=LABELS)
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="known: batch, group"):
+        replace(MAPPED, norm="layer")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_in_use_a_volume_depends_on_no_other_of_its_batch(norm: str) -> None:
+    torch.manual_seed(0)
+    encoder = ImageEncoder(replace(MAPPED, norm=norm), shape=(8, 8, 8), labels=LABELS)
+    volumes = torch.randn(4, 8, 8, 8) * 500
+    encoder(volumes)
+    encoder.eval()
+    assert torch.allclose(encoder(volumes)[0][2:3], encoder(volumes[2:3])[0], atol=1e-5)

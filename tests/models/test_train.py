@@ -15,6 +15,7 @@ from medfinder.errors import ConfigError
 from medfinder.models.checkpoint import digest_of, load_model
 from medfinder.models.device import start_fabric
 from medfinder.models.examples import Order
+from medfinder.models.image_encoder import NORMS
 from medfinder.models.learner import Batch
 from medfinder.models.medfinder import MedFinder, MedFinderLearner
 from medfinder.models.methods import as_module
@@ -34,9 +35,11 @@ def test_eight_pairs_can_be_memorised(dataset: Path, tmp_path: Path, tiny: Train
     assert ((texts @ images.T).argmax(1) == np.arange(8)).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
 def test_killed_and_resumed_is_the_same_as_uninterrupted(
-    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder, norm: str
 ) -> None:
+    tiny = replace(tiny, model=replace(tiny.model, image=replace(tiny.model.image, norm=norm, finding_maps=True)))
     train(dataset, tmp_path / "whole", tiny, text_encoder=words)
 
     def kill(done: int, _total: int) -> None:

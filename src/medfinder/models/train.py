@@ -112,7 +112,8 @@ class TrainSettings:
         grid: that the dataset must have.
         epochs: passes over the training cases.
         batch: volumes whose gradients are taken together, over all processes.
-        chunk: volumes in memory at once, in each process; 0 for the whole share of a batch. The result is the same.
+        chunk: volumes in memory at once, in each process; 0 for the whole share of a batch. The result is the same,
+            but for an image encoder with batch norms, which see a chunk.
         accumulate: batches for each move of the weights.
         label_cases: a finding with its attribute becomes a label when this many training cases have it.
         queries: short queries drawn for each training case.
