@@ -128,7 +128,7 @@ def print_head(state: StateFolder) -> None:
     sys.stdout.write(f"{head}\n")
 
 
-@app.command(epilog=examples("medfinder upgrade-state state"))
+@app.command("upgrade-state", epilog=examples("medfinder upgrade-state state"))
 def upgrade_state(state: StateFolder) -> None:
     """Bring a state that an older medfinder made to this version; make a copy of it first."""
     from medfinder.app.server.database import upgrade_database
