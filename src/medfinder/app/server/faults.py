@@ -19,6 +19,7 @@ from medfinder.errors import (
     MedFinderError,
     MissingExtraError,
     SearchIndexError,
+    StateError,
     StudyError,
     VolumeError,
 )
@@ -50,6 +51,7 @@ _STATUS: tuple[tuple[type[MedFinderError], int, str], ...] = (
     (StudyError, 422, "unreadable CT"),
     (DatasetError, 404, "gone"),
     (SearchIndexError, 503, "index"),
+    (StateError, 503, "state"),
     (MissingExtraError, 501, "not installed"),
     (MedFinderError, 422, "not understood"),
 )
