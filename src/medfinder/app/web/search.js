@@ -10,7 +10,8 @@ import { collect, showCollection, showCollections, showHistory } from "./search/
 import { bindSuggestions } from "./search/suggest.js";
 
 const EXAMPLES = ["left pleural effusion without cardiomegaly", "nódulo pulmonar espiculado", "GGO AND NOT consolidation", "severe emphysema with bullae", "derrame pericárdico", "tree-in-bud opacities"];
-const kept = { report: "", ct: null };
+// What no address may hold, and the address that it belongs to.
+let kept = {};
 const state = { question: emptyQuestion(), place: "" };
 
 const acts = {
@@ -35,8 +36,8 @@ function openCase(id) {
 
 // The question is in the address; the same one again is asked again.
 function go(question) {
-  [kept.report, kept.ct] = [question.report, question.ct];
   const hash = toHash(question);
+  kept = { hash, report: question.report, ct: question.ct };
   if (hash === (location.hash || "#/")) showSearch(); else location.hash = hash;
 }
 
@@ -62,7 +63,7 @@ function route() {
 }
 
 function showSearch() {
-  const question = fromHash(location.hash, kept);
+  const question = fromHash(location.hash, kept.hash === (location.hash || "#/") ? kept : {});
   state.question = question;
   element("place-search").href = toHash(question);
   showAsked(question);
@@ -163,8 +164,8 @@ bindKeys({
   b: onHit((hit) => results.judge(hit, "bad")),
 });
 document.addEventListener("keydown", (event) => {
-  const isFree = event.target === document.body || event.target.matches("canvas, main");
-  if (event.key === "Escape" && state.place === "case" && isFree && !document.querySelector("dialog[open]")) acts.back();
+  const isFree = event.target === document.body || event.target.matches(".screen, main");
+  if (event.key === "Escape" && state.place === "case" && isFree && !document.querySelector("dialog[open]") && !casePage.leaveTool()) acts.back();
 });
 
 element("theme").addEventListener("click", () => {

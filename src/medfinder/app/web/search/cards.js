@@ -88,7 +88,7 @@ function why(hit) {
 }
 
 const SVG = "http://www.w3.org/2000/svg";
-const THUMB = "M2 9h3v8H2zM7 17V9l4-7c1.5 0 2.4 1 2.1 2.6L12.5 8H17c.9 0 1.5.8 1.3 1.700l-1.5 6c-.2.8-.9 1.3-1.700 1.3z";
+const THUMB = "M2 9h3v8H2zM7 17V9l4-7c1.5 0 2.4 1 2.1 2.6L12.5 8H17c.9 0 1.5.8 1.3 1.7l-1.5 6c-.2.8-.9 1.3-1.7 1.3z";
 
 // Drawn, because not every reading room's computer has the sign in its fonts.
 function thumb(isUp) {

@@ -151,6 +151,9 @@ export class CasePage {
 
   key(event) { return this.reading?.key(event) ?? false; }
 
+  // Esc ends measuring or drawing first; true where there was something to end.
+  leaveTool() { return this.reading?.leaveTool() ?? false; }
+
   close() {
     this.id = null;
     this.reading?.close();

@@ -23,7 +23,7 @@ export function toHash(one) {
 
 export function fromHash(hash, kept) {
   const words = new URLSearchParams(hash.split("?")[1] || "");
-  const one = { ...emptyQuestion(), report: kept.report, ct: kept.ct };
+  const one = { ...emptyQuestion(), report: kept.report || "", ct: kept.ct || null };
   for (const kind of KINDS) one[kind] = words.get(kind) || "";
   one.caseId = words.get("like") || "";
   const box = (words.get("box") || "").split(",").map(Number);

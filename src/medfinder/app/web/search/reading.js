@@ -111,6 +111,12 @@ export class Reading {
     this.drawBar();
   }
 
+  leaveTool() {
+    if (this.tool === "look") return false;
+    this.setTool("look");
+    return true;
+  }
+
   setBox(box) {
     this.box = box;
     if (!box) this.first?.setBox("drawn", null);

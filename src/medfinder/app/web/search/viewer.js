@@ -5,9 +5,15 @@ import { ask, caseLink } from "./server.js";
 
 export const WINDOWS = { lung: [-600, 1500], mediastinum: [40, 400], bone: [400, 1800], liver: [60, 160] };
 export const VIEWS = { all: 3, axial: 0, coronal: 1, sagittal: 2, "3-D": 4 };
+// All planes: the axial one large, as readers hang it; beside it the others, or below it where the pane is narrow.
+const LARGE = 0.62;
+const SMALL = 1 - LARGE;
+const WIDE = [[0, [0, 0, LARGE, 1]], [1, [LARGE, 0, SMALL, 0.5]], [2, [LARGE, 0.5, SMALL, 0.5]]];
+const NARROW = [[0, [0, 0, 1, LARGE]], [1, [0, LARGE, 0.5, SMALL]], [2, [0.5, LARGE, 0.5, SMALL]]];
 const DRAG = { look: 8, measure: 2, box: 5 };
 const AXES = [2, 1, 0];
-const [EVIDENCE, DRAWN] = [3, 2];
+// Of NiiVue's colours for drawings: red and green.
+const [EVIDENCE, DRAWN] = [1, 2];
 
 let fetched;
 
@@ -28,8 +34,11 @@ export class Viewer {
   constructor(place, told) {
     [this.place, this.told, this.window, this.view, this.grid, this.boxes] = [place, told, "lung", "all", null, {}];
     this.canvas = make("canvas");
-    this.canvas.tabIndex = 0;
-    this.canvas.setAttribute("aria-label", "CT volume: arrow keys scroll, 1 to 4 change the window");
+    place.tabIndex = 0;
+    place.setAttribute("role", "group");
+    place.setAttribute("aria-label", "CT volume: arrow keys scroll, 1 to 4 change the window");
+    // NiiVue gives keys of its own to a canvas that has the focus; here the page's keys count everywhere.
+    this.canvas.addEventListener("focus", () => place.focus({ preventScroll: true }));
     this.state = make("p", "", "viewer-state");
     this.state.setAttribute("role", "status");
     place.append(this.canvas, this.state);
@@ -63,13 +72,14 @@ export class Viewer {
     const Niivue = await fetchNiivue();
     const nv = new Niivue({
       isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, logLevel: "error", loadingText: "",
-      crosshairColor: [0.35, 0.7, 1, 0.7], crosshairGap: 12, backColor: [0, 0, 0, 1], fontColor: [0.75, 0.82, 0.88, 1], show3Dcrosshair: true,
+      crosshairColor: [0.35, 0.7, 1, 0.7], crosshairWidth: 0.8, crosshairWidthUnit: "mm", crosshairGap: 12, backColor: [0, 0, 0, 1], fontColor: [0.75, 0.82, 0.88, 1], show3Dcrosshair: true,
       measureLineColor: [1, 0.82, 0.48, 1], measureTextColor: [1, 0.82, 0.48, 1], rulerColor: [1, 0.82, 0.48, 0.9], rulerWidth: 2,
       selectionBoxColor: [0.55, 0.77, 1, 0.35], multiplanarShowRender: 0, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     });
     nv.onLocationChange = (data) => this.locate(data);
     nv.onDragRelease = (drag) => this.drag(drag);
     await nv.attachToCanvas(this.canvas, false);
+    this.canvas.tabIndex = -1;
     this.nv = nv;
     nv.setDrawOpacity(0.55);
   }
@@ -90,7 +100,10 @@ export class Viewer {
 
   setView(name) {
     this.view = name;
-    this.nv?.setSliceType(VIEWS[name]);
+    if (!this.nv) return;
+    const layout = this.canvas.clientWidth > 1.1 * this.canvas.clientHeight ? WIDE : NARROW;
+    this.nv.customLayout = name === "all" ? layout.map(([sliceType, position]) => ({ sliceType, position })) : null;
+    this.nv.setSliceType(VIEWS[name]);
   }
 
   setTool(name) {
