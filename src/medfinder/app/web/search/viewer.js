@@ -72,7 +72,7 @@ export class Viewer {
     const Niivue = await fetchNiivue();
     const nv = new Niivue({
       isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, logLevel: "error", loadingText: "",
-      crosshairColor: [0.35, 0.7, 1, 0.7], crosshairWidth: 0.8, crosshairWidthUnit: "mm", crosshairGap: 12, backColor: [0, 0, 0, 1], fontColor: [0.75, 0.82, 0.88, 1], show3Dcrosshair: true,
+      crosshairColor: [0.35, 0.7, 1, 0.7], crosshairWidth: 2, crosshairWidthUnit: "mm", crosshairGap: 12, backColor: [0, 0, 0, 1], fontColor: [0.75, 0.82, 0.88, 1], show3Dcrosshair: true,
       measureLineColor: [1, 0.82, 0.48, 1], measureTextColor: [1, 0.82, 0.48, 1], rulerColor: [1, 0.82, 0.48, 0.9], rulerWidth: 2,
       selectionBoxColor: [0.55, 0.77, 1, 0.35], multiplanarShowRender: 0, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     });
