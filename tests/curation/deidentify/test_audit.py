@@ -1,6 +1,8 @@
 """The audit finds what was planted, wherever it was, and never repeats it."""
 
+import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from medfinder import curation, sources, volume
 from medfinder.curation.curate import CurationSettings, curate
 from medfinder.curation.dataset import CASES
+from medfinder.curation.deidentify import find_phi
 from medfinder.curation.deidentify.audit import audit_phi
 from medfinder.errors import ConfigError
+from medfinder.records import Language
 from medfinder.sources.phantoms.write import write_phantoms
 from medfinder.volume import Grid
 
@@ -64,6 +69,23 @@ def test_a_dataset_of_phantoms_is_clean(dataset: Path) -> None:
     assert audit.is_clean
     assert audit.files >= 7
     assert audit.texts > 20
+
+
+def words_of_ours() -> set[str]:
+    """Every string of two to six plain words in the rooms that curate: reasons, stages, lines of tables."""
+    rooms = [Path(curation.__file__).parent, Path(sources.__file__).parent, Path(volume.__file__).parent]
+    files = [file for room in rooms for file in room.rglob("*.py") if "phantoms" not in file.parts]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in texts if re.fullmatch(r"[a-z]+(?:[ -][a-z]+){1,5}", text)}
+
+
+@pytest.mark.parametrize("language", ["es", "en"])
+def test_no_reason_of_curation_is_taken_for_a_name_in_a_card(language: Language) -> None:
+    reasons = words_of_ours()
+    assert {"duplicate row", "bad spacing", "same text"} <= reasons
+    card = "\n".join(f"| table: {reason} | 1 |" for reason in sorted(reasons))
+    assert [card[span.start : span.end] for span in find_phi(card, language)] == []
 
 
 def plant_report(dataset: Path) -> None:
@@ -158,6 +180,11 @@ def test_a_file_that_cannot_be_looked_into_is_told(dataset: Path) -> None:
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no folder"):
         audit_phi(tmp_path / "none")
+
+
+def test_an_empty_folder_does_not_pass_for_clean(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no file"):
+        audit_phi(tmp_path)
 
 
 def test_the_command_ends_with_1_when_anything_is_found(dataset: Path) -> None:

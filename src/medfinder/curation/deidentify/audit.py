@@ -3,7 +3,7 @@
 In: a dataset folder, ours or another's. Out: where something was found and of which kind, never the text itself.
 Looked through: every text column of every Parquet file and its metadata; JSON, Markdown, CSV and other text files;
 NIfTI headers (description, auxiliary file, names, extensions); the names of files and folders. What cannot be looked
-into is told, not passed over. Refused: what is no folder.
+into is told, not passed over. Refused: what is no folder, or an empty one, which would pass for clean.
 """
 
 import json
@@ -78,12 +78,14 @@ def audit_phi(dataset: Path, *, progress: Progress | None = None) -> Audit:
         progress: told (done, total) files.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or nothing in it.
         MissingExtraError: Presidio is not installed.
     """
     if not dataset.is_dir():
         raise ConfigError(f"{dataset} is no folder; expected a dataset, made by: medfinder curate SOURCE OUT")
     files = list(_all_files(dataset))
+    if not files:
+        raise ConfigError(f"{dataset} holds no file; expected a dataset, made by: medfinder curate SOURCE OUT")
     looked = _Looked({})
     leaks: list[Leak] = []
     unread: list[str] = []
