@@ -1,6 +1,7 @@
 """Curation on a Ray cluster of two nodes on this machine gives the bytes that one process gives."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,14 @@ def test_no_cluster_at_the_address_is_one_clear_line(
     source = make_phantoms(tmp_path / "phantoms", studies=1)
     with pytest.raises(ConfigError, match="no Ray cluster answers"):
         curate(source, tmp_path / "out", settings, cluster="not an address")
+
+
+def test_a_port_where_nothing_listens_is_told_before_ray_is_asked(
+    tmp_path: Path, make_phantoms: MakePhantoms, settings: CurationSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was asked"))
+    source = make_phantoms(tmp_path / "phantoms", studies=1)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        with pytest.raises(ConfigError, match="no Ray cluster answers"):
+            curate(source, tmp_path / "out", settings, cluster=f"127.0.0.1:{deaf.getsockname()[1]}")

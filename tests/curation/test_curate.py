@@ -24,6 +24,7 @@ from medfinder.curation.curate import Summary, curate
 from medfinder.curation.dataset import Dataset
 from medfinder.curation.quality import QualitySettings
 from medfinder.curation.study import CurationSettings
+from medfinder.curation.translate import TranslationSettings
 from medfinder.errors import ConfigError, DatasetError, VolumeError
 
 SCRIPT = """
@@ -199,16 +200,16 @@ def test_other_settings_or_another_source_are_refused_and_nothing_is_touched(
     source, out = make_phantoms(tmp_path / "phantoms", studies=3), tmp_path / "out"
     curate(source, out, settings)
     before = folder_bytes(out)
-    with pytest.raises(ConfigError, match=r"of other settings \(min_words, seed\)"):
+    with pytest.raises(ConfigError, match=r"differs in settings \(min_words, seed\)"):
         curate(source, out, replace(settings, min_words=6, seed=1))
     other = make_phantoms(tmp_path / "others", studies=3)
     lines = (other / "studies.jsonl").read_text(encoding="utf-8")
     (other / "studies.jsonl").write_text(lines.replace("phantom-0", "phantom-1"), encoding="utf-8")
-    with pytest.raises(ConfigError, match="of other input"):
+    with pytest.raises(ConfigError, match="differs in input"):
         curate(other, out, settings)
     begun = tmp_path / "begun"
     kill_after(start(source, begun, 1), begun, 1)
-    with pytest.raises(ConfigError, match=r"unfinished dataset of other settings \(seed\)"):
+    with pytest.raises(ConfigError, match=r"unfinished dataset that differs in settings \(seed\)"):
         curate(source, begun, replace(settings, seed=1))
     assert folder_bytes(out) == before
 
@@ -446,6 +447,11 @@ def test_settings_out_of_range_are_refused() -> None:
         QualitySettings(max_missing_share=30)
     with pytest.raises(ConfigError, match="min_words"):
         CurationSettings(min_words=-1)
+
+
+def test_an_unknown_translation_engine_is_refused_where_nothing_is_to_be_translated_too() -> None:
+    with pytest.raises(ConfigError, match="unknown translation engine 'apertum'; known: none, openai"):
+        CurationSettings(translation=TranslationSettings(engine="apertum"))
 
 
 def test_where_many_are_too_small_the_option_that_changes_it_is_told_once(

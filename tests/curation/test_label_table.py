@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from medfinder.cli import app
 from medfinder.curation.keywords.label_table import LabelCount, count_labels
-from medfinder.errors import DatasetError
+from medfinder.errors import ConfigError, DatasetError
 
 ROWS = (
     ("S1", "derrame , sin mas .", "[' pleural effusion', 'nipple shadow', '']", "['loc left']", "[C0032227]"),
@@ -73,3 +73,14 @@ def test_a_table_that_is_not_there_is_not_taken_for_a_name(name: str, tmp_path: 
     answer = CliRunner().invoke(app, ["keywords", "--labels", str(tmp_path / name)])
     assert isinstance(answer.exception, DatasetError)
     assert "no report table at" in str(answer.exception)
+
+
+def test_a_report_and_labels_are_not_asked_at_once() -> None:
+    answer = CliRunner().invoke(app, ["keywords", "No nodule.", "--labels", "goiter"])
+    assert isinstance(answer.exception, ConfigError)
+
+
+def test_labels_without_a_keyword_end_in_words_not_in_an_empty_table() -> None:
+    answer = CliRunner().invoke(app, ["keywords", "--labels", "nipple shadow"])
+    assert (answer.stdout, answer.exit_code) == ("", 0)
+    assert answer.stderr == "no keyword for: nipple shadow\nno finding is named there\n"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medfinder.cli.face import AsJson, app, examples, existing, plain_console, print_json, read_text, remark
+from medfinder.errors import ConfigError
 
 if TYPE_CHECKING:
     from medfinder.curation.diagnoses import Imported
@@ -35,6 +36,8 @@ def keywords(
     from medfinder.curation.keywords.library import check_language
 
     spoken = check_language(language)
+    if text is not None and labels is not None:
+        raise ConfigError("a report and --labels are two questions; ask one of them")
     if labels is not None and _is_table(labels):
         _show_label_table(Path(labels), as_json)
     elif labels is not None:
@@ -97,6 +100,9 @@ def diagnoses(
         }
         print_json({**told, "import": asdict(imported)} if table is not None else told)
         return
+    if not known:
+        remark(f"no diagnosis yet: take a table in with --import, or diagnose by: medfinder review {dataset}")
+        return
     remark(f"{len(known)} diagnoses, {in_sight} of them said with the report in sight")
     remark("settled: " + ", ".join(f"{how} {count}" for how, count in settled.items()))
     _show([asdict(row) for row in agreement], tuple(asdict(agreement[0])), as_json=False)
@@ -143,6 +149,9 @@ def _show(rows: Sequence[dict[str, Any]], columns: Iterable[str], *, as_json: bo
 
     if as_json:
         print_json(rows)
+        return
+    if not rows:
+        remark("no finding is named there")
         return
     table = Table(box=None)
     for column in columns:

@@ -5,6 +5,7 @@ note for each study, as from a pool; the same bytes. Refused: no Ray, no cluster
 see the folder.
 """
 
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from medfinder.errors import ConfigError, MissingExtraError
 
 # Studies under way for each processor: enough that none waits, few enough that memory stays flat.
 _AHEAD = 2
+# For a machine that is up to say that it listens; ours.
+_PATIENCE_S = 10.0
 
 
 def curate_on_ray(
@@ -41,8 +44,9 @@ def curate_on_ray(
     except ModuleNotFoundError as error:
         raise MissingExtraError("ray", "ray") from error
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {address}; start one (ray start --head), or leave the cluster out"
         ) from error
@@ -58,6 +62,13 @@ def curate_on_ray(
             _land(ray, flying, notes, tell)
     while flying:
         _land(ray, flying, notes, tell)
+
+
+def _knock(address: str) -> None:
+    """See whether anybody listens at HOST:PORT: Ray alone would ask on for a minute and fill the screen meanwhile."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
 
 
 def _curate_if_seen(job: Job, shared: tuple[Path, CurationSettings, Notes]) -> None:

@@ -36,7 +36,7 @@ class Notes:
         changed = find_changes(known, recipe) if known else []
         if set(changed) - RENEWABLE:
             raise ConfigError(
-                f"{out} is an unfinished dataset of other {', '.join(changed)}; delete it or give a new folder"
+                f"{out} is an unfinished dataset that differs in {', '.join(changed)}; delete it or give a new folder"
             )
         if known is None:
             found = sorted(p.name for p in out.iterdir() if p.name != folder.WORK) if out.exists() else []

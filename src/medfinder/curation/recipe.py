@@ -138,7 +138,9 @@ def is_done(out: Path, recipe: Mapping[str, Any], study_ids: Collection[str]) ->
     if not changed or (set(changed) <= RENEWABLE and known & set(study_ids)):
         _reopen(out, recipe)
         return False
-    raise ConfigError(f"{out} is a dataset of other {', '.join(changed)}; give a new folder, or delete this one first")
+    raise ConfigError(
+        f"{out} is a dataset that differs in {', '.join(changed)}; give a new folder, or delete this one first"
+    )
 
 
 def _reopen(out: Path, recipe: Mapping[str, Any]) -> None:

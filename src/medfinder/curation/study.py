@@ -25,7 +25,7 @@ from medfinder.curation.report import (
 )
 from medfinder.curation.series import Candidate, Look, SelectionSettings, choose_series, look_of, rank_series
 from medfinder.curation.split import SplitShares
-from medfinder.curation.translate import Translation, TranslationSettings
+from medfinder.curation.translate import Translation, TranslationSettings, check_engine
 from medfinder.curation.translation_audit import audit_translation
 from medfinder.errors import ConfigError, DatasetError, MissingExtraError, VolumeError
 from medfinder.records import Case, Doubt, Dropped, Finding, Series, Study
@@ -86,6 +86,7 @@ class CurationSettings:
         for name in ("min_words", "max_report_chars"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)}; expected 0 or more")
+        check_engine(self.translation)
 
 
 @dataclass(frozen=True, slots=True)

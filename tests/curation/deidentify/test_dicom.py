@@ -212,6 +212,17 @@ def test_folders_within_each_other_and_empty_ones_are_refused(tmp_path: Path, ke
         deidentify_folder(tmp_path / "empty", tmp_path / "out", key)
 
 
+def test_a_place_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path, key: Key) -> None:
+    source = write_series(tmp_path / "in")
+    (tmp_path / "chapters").mkdir()
+    (tmp_path / "chapters" / "one.txt").write_text("Once.")
+    with pytest.raises(ConfigError, match=r"not empty \(holds 'one.txt'\)"):
+        deidentify_folder(source, tmp_path / "chapters", key)
+    with pytest.raises(ConfigError, match="is a file; give a folder"):
+        deidentify_folder(source, tmp_path / "chapters" / "one.txt", key)
+    assert [path.name for path in (tmp_path / "chapters").iterdir()] == ["one.txt"]
+
+
 def test_a_real_series_reads_to_the_same_voxels(tmp_path: Path, key: Key, real_data: Path) -> None:
     series = real_data / "dicom" / "C4KC-KiTS-00072"
     if not series.is_dir():

@@ -7,6 +7,7 @@ out, since a series with holes is none.
 """
 
 import io
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ _TAGS = [
 ]
 _OVERLAY_POSITIONS = [pydicom.tag.Tag(group, 0x0102) for group in range(0x6000, 0x6020, 2)]
 _UNFINISHED = ".writing-"
+_PSEUDONYM = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,12 @@ def deidentify_folder(
         progress: told (done, total) series.
 
     Raises:
-        ConfigError: there is no DICOM file, or the folders lie within each other.
+        ConfigError: there is no DICOM file, the folders lie within each other, or ``out`` holds something else.
     """
     inside, outside = out.resolve(), source.resolve()
     if inside == outside or inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise ConfigError(f"{out} and {source} lie within each other; give an output folder beside the source")
+    _refuse_other_content(out)
     found, skipped, unreadable = _scan(source)
     if not found:
         raise ConfigError(f"no DICOM file in {source}; expected files with the letters DICM after 128 bytes")
@@ -117,6 +120,15 @@ def deidentify_folder(
             progress(done, len(found))
     patients = {series.patient for series in found.values()}
     return Exported(len(patients), written, kept, images, skipped, tuple(dropped))
+
+
+def _refuse_other_content(out: Path) -> None:
+    """Refuse a place that holds anything but what this command writes: folders under pseudonyms."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; give a folder")
+    others = [one.name for one in out.iterdir() if not _PSEUDONYM.fullmatch(one.name)] if out.is_dir() else []
+    if others:
+        raise ConfigError(f"{out} is not empty (holds {min(others)!r}); give a new or empty folder")
 
 
 def deidentify_series(files: list[Path], target: Path, key: Key) -> int:

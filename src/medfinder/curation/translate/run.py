@@ -98,9 +98,14 @@ def estimate(texts: Mapping[str, str], settings: TranslationSettings, cache: Pat
     return _estimate(texts, todo, translator, settings)
 
 
-def _open(settings: TranslationSettings) -> Translator:
-    if settings.engine not in TRANSLATORS:
+def check_engine(settings: TranslationSettings) -> None:
+    """Refuse an engine that is not known, whether there is a text for it or not."""
+    if settings.engine not in ("none", *TRANSLATORS):
         raise ConfigError(f"unknown translation engine {settings.engine!r}; known: none, {', '.join(TRANSLATORS)}")
+
+
+def _open(settings: TranslationSettings) -> Translator:
+    check_engine(settings)
     return TRANSLATORS[settings.engine](settings)
 
 
