@@ -14,18 +14,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from medfinder.curation.journal import Journal
 from medfinder.curation.keywords import KEYWORDS
 from medfinder.errors import ConfigError
-from medfinder.records import Status
 
 READINGS = "diagnoses.jsonl"
 
 Act = Literal["say", "finish", "look"]
 # What a word may be; empty where none stands.
 Word = Literal["", "present", "absent", "uncertain", "finished", "shown"]
+_SAID: dict[str, Word] = {"": "", "present": "present", "absent": "absent", "uncertain": "uncertain"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,9 @@ def say(
     """
     if finding not in KEYWORDS:
         raise ConfigError("no keyword has this name; `medfinder keywords` lists them")
-    if status not in ("", *get_args(Status)):
+    if status not in _SAID:
         raise ConfigError(f"status {status!r}; expected present, absent or uncertain")
-    return _store(journal, case_id, "say", status, reader, finding=finding, settles=settles)  # type: ignore[arg-type]
+    return _store(journal, case_id, "say", _SAID[status], reader, finding=finding, settles=settles)
 
 
 def finish(journal: Journal[Reading], case_id: str, *, reader: str) -> Reading:

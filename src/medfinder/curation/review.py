@@ -22,6 +22,7 @@ from medfinder.records import Case, Doubt, Dropped
 DECISIONS = "decisions.jsonl"
 
 Verdict = Literal["accept", "reject", "correct", "reopen"]
+_VERDICTS: dict[str, Verdict] = {verdict: verdict for verdict in get_args(Verdict)}
 
 # A doubt about the text concerns every volume of its study, one about quality a single volume.
 _OF_THE_VOLUME = ("quality", "diagnosis")
@@ -201,13 +202,13 @@ def decide(
     """
     if key not in items:
         raise ConfigError(f"no item {key!r} in the review queue of {dataset}")
-    if verdict not in get_args(Verdict):
-        raise ConfigError(f"verdict {verdict!r}; expected {', '.join(get_args(Verdict))}")
+    if verdict not in _VERDICTS:
+        raise ConfigError(f"verdict {verdict!r}; expected {', '.join(_VERDICTS)}")
     if not reader.strip():
         raise ConfigError("a decision needs its reader; say who you are")
     if verdict == "correct" and not after.strip():
         raise ConfigError("a correction needs the corrected text")
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    decision = Decision(key, verdict, reader.strip(), at, before, after, note)  # type: ignore[arg-type]  # checked above
+    decision = Decision(key, _VERDICTS[verdict], reader.strip(), at, before, after, note)
     Journal(dataset / DECISIONS, Decision).append(decision)
     return decision
