@@ -101,6 +101,15 @@ def test_the_groups_hold_these_commands_documented_and_with_examples() -> None:
                 assert not option.startswith("--") or f"`{option}" in section, f"{group} {name} {option}"
 
 
+def test_a_long_list_is_shown_by_its_beginning_and_not_as_json(tmp_path: Path) -> None:
+    for number in range(25):
+        (tmp_path / f"ct{number:02d}.nii.gz").touch()
+    answer = run("info", str(tmp_path))
+    assert "[" not in answer.stdout
+    assert [line.split()[-1] for line in answer.stdout.splitlines()[1:3]] == ["ct00.nii.gz", "ct01.nii.gz"]
+    assert answer.stdout.splitlines()[-1].strip() == "... and 5 more; --json lists all"
+
+
 def test_version_is_printed() -> None:
     answer = run("--version")
     assert answer.returncode == 0

@@ -131,8 +131,10 @@ def read_text(text: str | None) -> str | None:
     path = Path(text[1:])
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"no UTF-8 text can be read from {path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"no text can be read from {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text; convert it") from error
 
 
 def show_facts(facts: Mapping[str, Any]) -> None:
@@ -141,9 +143,18 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in facts.items():
-        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        table.add_row(key, shown)
+        table.add_row(key, _spell(value))
     plain_console().print(table)
+
+
+def _spell(value: Any) -> str:
+    """Write a fact out: a list of names or of facts a line each, a long one its beginning."""
+    if isinstance(value, list) and value and isinstance(value[0], str | dict):
+        more = [f"... and {len(value) - _ROWS_SHOWN} more; --json lists all"] if len(value) > _ROWS_SHOWN else []
+        return "\n".join([*map(_spell, value[:_ROWS_SHOWN]), *more])
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_spell(one)}" for key, one in value.items())
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

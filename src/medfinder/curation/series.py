@@ -626,8 +626,13 @@ def _explain(candidate: Candidate, chosen: Sequence[Candidate]) -> Candidate:
 
 
 def _praise(candidate: Candidate) -> str:
-    told = [f"{name.replace('_mm', '')} {value:g}" for name, value in candidate.figures if name in _TOLD]
+    told = [_TOLD[name].format(value) for name, value in candidate.figures if name in _TOLD]
     return f"score {candidate.score:.2f}: {', '.join(told)}"
 
 
-_TOLD = ("slices", "thickness_mm", "height_mm", "lung_ml")
+_TOLD = {
+    "slices": "{:.0f} slices",
+    "thickness_mm": "{:.3g} mm thick",
+    "height_mm": "{:.0f} mm high",
+    "lung_ml": "{:.0f} ml of lung",
+}
