@@ -63,6 +63,10 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(dataset: Path) -> Iterator[str]:
+    from playwright.sync_api import expect
+
+    # A busy machine is no fault of the page.
+    expect.set_options(timeout=30_000)
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]

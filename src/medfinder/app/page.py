@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medfinder.app.montage import Panel, render_panels
+from medfinder.app.render import render
 from medfinder.curation.keywords import extract_findings, resolve_keyword
 from medfinder.errors import ConfigError, MissingExtraError, StudyError
 from medfinder.evaluation.report import PAPER_NOTE, describe_origin, describe_run, make_tables
@@ -25,10 +26,9 @@ from medfinder.sources.files import is_volume_file
 from medfinder.volume import Grid, Volume, read_volume, standardise_file
 
 try:
-    import jinja2
     from PIL import Image
 except ImportError as error:
-    raise MissingExtraError("Jinja2 or Pillow", "page") from error
+    raise MissingExtraError("Pillow", "page") from error
 
 WINDOWS = ("lung", "mediastinal")
 
@@ -84,20 +84,14 @@ def write_results_page(
     Raises:
         ConfigError: ``out`` cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medfinder.app"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("results.html").render(
-        title=title,
-        is_synthetic=is_synthetic or any(hit.is_synthetic for search in searches for hit in search.hits),
-        searches=[_show_search(search) for search in searches],
-        windows=WINDOWS,
-        evaluation=_show_evaluation(evaluation) if evaluation else None,
-    )
+    values = {
+        "title": title,
+        "is_synthetic": is_synthetic or any(hit.is_synthetic for search in searches for hit in search.hits),
+        "searches": [_show_search(search) for search in searches],
+        "windows": WINDOWS,
+        "evaluation": _show_evaluation(evaluation) if evaluation else None,
+    }
+    text = render("results.html", values)
     unfinished = out.with_name(f".writing-{out.name}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

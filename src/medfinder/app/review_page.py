@@ -17,6 +17,7 @@ from typing import Any
 from medfinder.app.diagnose_page import Desk, ReportRule, serve_diagnoses
 from medfinder.app.headers import page_headers
 from medfinder.app.montage import render_panels
+from medfinder.app.render import render
 from medfinder.curation.dataset import Dataset, Figures
 from medfinder.curation.review import Item, decide, list_items, read_decisions
 from medfinder.errors import ConfigError, DatasetError, MissingExtraError
@@ -33,10 +34,9 @@ except ImportError as error:
 
 HOST = "127.0.0.1"
 _HEADERS = page_headers()
-_PAGES = {"/": "review.html", "/diagnose": "diagnose.html", "/settle": "settle.html", "/review.css": "review.css"}
+_PAGES = {"/": "review.html", "/diagnose": "diagnose.html", "/settle": "settle.html"}
 _SCRIPTS = ("review.js", "diagnose.js", "settle.js", "common.js", "planes.js", "picker.js", "report.js")
-_STATIC = _PAGES | {f"/{name}": name for name in _SCRIPTS}
-_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+_FILES = {**dict.fromkeys(_SCRIPTS, "text/javascript"), "review.css": "text/css"}
 
 # What a translation most often gets wrong, marked in both texts so that the eye finds it.
 _MARKS = re.compile(
@@ -116,10 +116,11 @@ def _guard(app: FastAPI, hosts: set[str]) -> None:
 
 def _serve_page(app: FastAPI) -> None:
     web = files("medfinder.app").joinpath("web")
-    for route, name in _STATIC.items():
-        content, kind = web.joinpath(name).read_bytes(), _KINDS[name.rpartition(".")[2]]
+    served = {route: (render(name, {}), "text/html") for route, name in _PAGES.items()}
+    served |= {f"/{name}": (web.joinpath(name).read_text(encoding="utf-8"), kind) for name, kind in _FILES.items()}
+    for route, (content, kind) in served.items():
 
-        def give(content: bytes = content, kind: str = kind) -> Response:
+        def give(content: str = content, kind: str = kind) -> Response:
             return Response(content, media_type=kind)
 
         app.get(route, include_in_schema=False)(give)

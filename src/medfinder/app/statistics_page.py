@@ -13,17 +13,12 @@ from typing import Any
 
 from medfinder.app.figures import caution, choose_samples, draw_card, draw_figures
 from medfinder.app.page import sample_attributions
+from medfinder.app.render import Markup, render
 from medfinder.curation.dataset import Dataset
 from medfinder.curation.statistics import describe, headline, make_tables, statistics_markdown
-from medfinder.errors import ConfigError, MissingExtraError, StudyError
+from medfinder.errors import ConfigError, StudyError
 from medfinder.sources.files import write_whole
 from medfinder.volume import read_volume
-
-try:
-    import jinja2
-    from markupsafe import Markup
-except ImportError as error:
-    raise MissingExtraError("Jinja2", "page") from error
 
 Progress = Callable[[int, int], None]
 
@@ -99,22 +94,16 @@ def _draw_samples(dataset: Dataset, count: int, progress: Progress | None) -> tu
 
 
 def _page(description: Mapping[str, Any], figures: Mapping[str, str], samples: Mapping[str, str]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medfinder.app"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("statistics.html").render(
-        headline=headline(description),
-        caution=caution(description["synthetic"], description["cases"]),
-        is_synthetic=description["synthetic"] > 0,
-        tables=make_tables(description),
+    values = {
+        "headline": headline(description),
+        "caution": caution(description["synthetic"], description["cases"]),
+        "is_synthetic": description["synthetic"] > 0,
+        "tables": make_tables(description),
         # The pictures are ours, every word in them was escaped when it was drawn.
-        figures=[(_CAPTIONS[name], Markup(figure)) for name, figure in figures.items()],
-        samples=[Markup(card) for card in samples.values()],
-    )
+        "figures": [(_CAPTIONS[name], Markup(figure)) for name, figure in figures.items()],
+        "samples": [Markup(card) for card in samples.values()],
+    }
+    return render("statistics.html", values)
 
 
 def _write(out: Path, files: Mapping[str, str]) -> None:

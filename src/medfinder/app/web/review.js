@@ -83,7 +83,7 @@ function edit(isOn) {
   element("edit").hidden = !isOn;
   element("english").hidden = isOn;
   element("save").hidden = !isOn;
-  if (isOn) { element("edit").value = state.item.report; element("edit").focus(); }
+  if (isOn) { element("edit").value = state.item.report; element("edit").focus(); element("edit").setSelectionRange(0, 0); }
 }
 
 const say = oneAtATime(async (verdict) => {
