@@ -189,18 +189,33 @@ def test_masks_teach_the_maps_where_a_finding_lies(
     assert [int(cell) in corners[case] for case, cell in enumerate(highest)] == [True] * 8
 
 
-def test_the_bridge_joins_volumes_and_texts_that_have_the_same_labels(
+def test_beliefs_bring_volumes_and_texts_with_the_same_labels_together(
     dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder
 ) -> None:
-    task = ready(dataset, tmp_path / "out", replace(tiny, model=replace(tiny.model, bridge=True, width=64)), words)
-    network = cast(MedFinder, task.network).eval()
-    last = cast(torch.nn.Linear, network.image_projection[-1])
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.zeros_(last.bias)
-    labels = torch.eye(len(network.labels)) * 8
-    images = network.project(torch.zeros(len(labels), network.image.features), labels)
-    texts = torch.nn.functional.normalize(network.bridge(network.text_beliefs(labels)), dim=1)
-    assert (images @ texts.T).argmax(1).tolist() == list(range(len(labels)))
+    whole = replace(tiny, model=replace(tiny.model, belief_share=1.0))
+    network = cast(MedFinder, ready(dataset, tmp_path / "out", whole, words).network).eval()
+    believed = torch.eye(len(network.labels)) * 16 - 8
+    images = network.project(torch.randn(len(believed), network.image.features), believed)
+    texts = network._join(torch.randn(len(believed), 16), believed.sigmoid())
+    assert network.width == 16 + len(network.labels)
+    assert torch.allclose(images.norm(dim=1), torch.ones(len(believed)))
+    assert (images @ texts.T).argmax(1).tolist() == list(range(len(believed)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_contrastive_loss_reaches_what_is_believed_only_where_it_has_a_share(
+    dataset: Path, tmp_path: Path, tiny: TrainSettings, words: WordEncoder, share: float
+) -> None:
+    shared = replace(tiny, model=replace(tiny.model, belief_share=share))
+    task = ready(dataset, tmp_path / "out", shared, words)
+    network = cast(MedFinder, task.network)
+    learner = MedFinderLearner(network, replace(tiny.objective, label_weight=0.0, query_weight=0.0, region_weight=0.0))
+    reading = next(Order(8, 8, seed=0).read(task.train_set, 0, 1))
+    batch = Batch(0, reading.cases, task.train_set, task.table, 0)
+    terms = compute_gradients(learner, torch.from_numpy(reading.hu), batch, start_fabric(tiny.device, batch=8))
+    assert set(terms) == {"contrastive", "loss"}
+    gradient = network.text_labels.weight.grad
+    assert (gradient is not None and bool(gradient.any())) == (share > 0)
 
 
 def test_the_frozen_vectors_are_made_once(

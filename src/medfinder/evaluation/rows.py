@@ -169,7 +169,7 @@ ROWS: dict[str, Row] = {
     "full_minilm": Row("sampler, L_mse, MiniLM"),
     "no_masks": Row("ours, masks not told"),
     "no_maps": Row("ours without finding maps"),
-    "no_bridge": Row("ours without the bridge of labels"),
+    "no_beliefs": Row("ours without beliefs in the vectors"),
     "no_local": Row("ours without sentence to region"),
     "no_queries": Row("ours without short queries"),
     "oracle": Row("oracle (true findings)", kind="oracle"),
@@ -184,7 +184,7 @@ _ABLATION = (
     *("no_sampler_clip", "no_mse_clip", "full_clip", "full_biomedclip"),
     *("neither_minilm", "no_sampler_minilm", "no_mse_minilm", "full_minilm", "oracle", "chance"),
 )
-_OURS = ("medfinder", "no_masks", "no_maps", "no_bridge", "no_local", "no_queries", "oracle", "chance")
+_OURS = ("medfinder", "no_masks", "no_maps", "no_beliefs", "no_local", "no_queries", "oracle", "chance")
 
 TABLES: dict[str, TablePlan] = {
     "table2": TablePlan(

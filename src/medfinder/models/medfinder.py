@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medfinder.errors import ConfigError
 from medfinder.models import augment
 from medfinder.models.image_encoder import ImageEncoder, ImageEncoderSettings
 from medfinder.models.labels import labels_of, mark_labels
@@ -33,10 +34,11 @@ class ModelSettings:
     """How the dual encoder is built.
 
     Attributes:
-        width: length of the shared vectors.
+        width: length of the shared vectors, beliefs not counted.
         region_width: length of the vectors of regions and sentences, for late interaction; 0 for none.
-        bridge: the labels that either side believes in enter the shared space through one matrix, so that what both
-            name lies near from the start.
+        belief_share: of the cosine that is decided by the findings which either side believes in; 0 for none, and the
+            shared vectors are longer by the labels otherwise. Ours: with few cases the findings are learnt long before
+            the shared space is.
         text_encoder: key of ``TEXT_ENCODERS``.
         first_scale: of the scores before training; 1 / 0.07 as in CLIP.
     """
@@ -45,9 +47,13 @@ class ModelSettings:
     text: TextHeadSettings = field(default_factory=TextHeadSettings)
     width: int = 256
     region_width: int = 0
-    bridge: bool = False
+    belief_share: float = 0.0
     text_encoder: str = "minilm"
     first_scale: float = 1 / 0.07
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.belief_share <= 1.0:
+            raise ConfigError(f"belief_share {self.belief_share}; expected 0 (none) to 1 (findings alone)")
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,10 @@ class MedFinder(nn.Module):
         self.text_projection = _projection(settings.text.width, 2 * settings.width, settings.width)
         self.text_labels = nn.Linear(settings.text.width, len(labels))
         nn.init.constant_(self.text_labels.bias, -3.0)
-        self.has_bridge = settings.bridge and bool(labels)
-        if self.has_bridge:
-            self.image_beliefs, self.text_beliefs = _beliefs(len(labels)), _beliefs(len(labels))
-            self.bridge = nn.Linear(len(labels), settings.width, bias=False)
-            # Of unit length on average, and nearly at right angles: what enters on both sides meets itself alone.
-            nn.init.normal_(self.bridge.weight, std=settings.width**-0.5)
+        self.has_beliefs = settings.belief_share > 0 and bool(labels)
+        if self.has_beliefs:
+            self.width += len(labels)
+            self.usual = _Centre(len(labels), affine=False)
         if settings.region_width:
             self.region_projection = nn.Linear(settings.image.channels[-1], settings.region_width)
             self.sentence_projection = nn.Linear(settings.text.width, settings.region_width)
@@ -121,10 +125,16 @@ class MedFinder(nn.Module):
 
     def project(self, features: Tensor, labels: Tensor) -> Tensor:
         """Map the image encoder's features and label scores to unit vectors (n, width)."""
-        projected = self.image_projection(features)
-        if self.has_bridge:
-            projected = projected + self.bridge(self.image_beliefs(labels.clamp(-8, 8)))
-        return functional.normalize(projected, dim=1)
+        beliefs = self.usual(labels.clamp(-8, 8)) if self.has_beliefs else None
+        return self._join(self.image_projection(features), beliefs)
+
+    def _join(self, projected: Tensor, beliefs: Tensor | None) -> Tensor:
+        """Put the learned vector and the beliefs side by side, each with its share of the cosine."""
+        learned = functional.normalize(projected, dim=1)
+        if beliefs is None:
+            return learned
+        share = self.settings.belief_share
+        return torch.cat([(1 - share) ** 0.5 * learned, share**0.5 * functional.normalize(beliefs, dim=1)], 1)
 
     def embed_regions(self, tokens: Tensor) -> Tensor:
         """Map the image encoder's tokens (n, tokens, channels) to unit vectors (n, tokens, region_width)."""
@@ -142,10 +152,8 @@ class MedFinder(nn.Module):
         """
         features = self.text.join(sentences, batch)
         labels = self.text_labels(features)
-        projected = self.text_projection(features)
-        if self.has_bridge:
-            projected = projected + self.bridge(self.text_beliefs(labels.clamp(-8, 8)))
-        return functional.normalize(projected, dim=1), labels
+        # What a text does not name it does not deny: its beliefs are probabilities, not log-odds.
+        return self._join(self.text_projection(features), labels.sigmoid() if self.has_beliefs else None), labels
 
     def scale(self) -> Tensor:
         """Give the factor that turns cosines into scores: one over the temperature."""
@@ -158,11 +166,16 @@ def _projection(features: int, hidden: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm1d(features), nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
-def _beliefs(labels: int) -> nn.Module:
-    """Standardise label scores, so that a rare finding says more than a common one, each with a weight to be learnt."""
-    norm = nn.BatchNorm1d(labels)
-    nn.init.constant_(norm.weight, 0.3)
-    return norm
+class _Centre(nn.BatchNorm1d):
+    """Take away the mean alone: dividing by the deviation would raise the noise of what cannot be seen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, labels) to the same less the mean of the batch or, in use, of the training cases."""
+        if self.training:
+            super().forward(x)  # keeps the running mean
+            return x - x.mean(0)
+        assert self.running_mean is not None
+        return x - self.running_mean
 
 
 class MedFinderLearner:
