@@ -21,8 +21,9 @@ from medfinder.retrieval.evidence import EvidenceFinder
 from medfinder.retrieval.filters import AllOf, Condition, Not, equals, mentions, parse_filter
 from medfinder.retrieval.fusion import Calibration, Weights
 from medfinder.retrieval.index import SearchIndex, Space
-from medfinder.retrieval.lexical import Terms, Words, describe_finding, describe_query, tokenise
+from medfinder.retrieval.lexical import Terms, Words, describe_finding, describe_query, plain_terms, tokenise
 from medfinder.retrieval.query import (
+    SHORTEST_MENDED,
     Expression,
     is_expression,
     known,
@@ -187,14 +188,19 @@ class QueryReader:
         """Put the library's words in the place of long words that no report holds and that are nearly one of them."""
         remarks = []
         for word in dict.fromkeys(_WORD.findall(text)):
-            if not self._stands_somewhere(word) and (meant := mend_word(word)) and meant != word.lower():
+            if (
+                len(word) >= SHORTEST_MENDED
+                and not self._stands_somewhere(word)
+                and (meant := mend_word(word))
+                and meant != word.lower()
+            ):
                 text = re.sub(rf"\b{word}\b", meant, text)
                 remarks.append(f"{word!r} was read as {meant}")
         return text, tuple(remarks)
 
     def _stands_somewhere(self, word: str) -> bool:
-        terms = describe_query(word).affirmed or describe_query(word).denied
-        return not terms or resolve_keyword(word) is not None or bool(self._index.knows(terms))
+        terms = plain_terms(word)
+        return not terms or bool(self._index.knows(terms)) or resolve_keyword(word) is not None
 
     def _unknown(self, said: _Said) -> tuple[str, ...]:
         """List the words that stand in no report; none where the library knows what is meant."""

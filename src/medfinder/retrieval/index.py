@@ -138,7 +138,7 @@ class SearchIndex:
         self._remembering = threading.Lock()
         self._flushed_at = time.monotonic()
         self._remembered: dict[int, Statements] = {}
-        self._known_terms: set[int] = set()
+        self._known_terms: dict[int, bool] = {}
         self._changes = 0
 
     # ---- life --------------------------------------------------------------------------------------------------------
@@ -420,15 +420,17 @@ class SearchIndex:
         return frozenset(term for term in terms.ids if self._is_known(term))
 
     def _is_known(self, term: int) -> bool:
-        if term not in self._known_terms:
-            one = _engine().SparseVector([term], [1.0])
-            for space in _SPARSE:
-                request = _engine().QueryRequest(limit=1, query=_engine().Query.Nearest(one, using=space))
-                with _engine_errors(f"index {self.path} cannot be searched"):
-                    if self._shard.query(request):
-                        self._known_terms.add(term)
-                        break
-        return term in self._known_terms
+        if (known := self._known_terms.get(term)) is not None:
+            return known
+        engine, changes = _engine(), self._changes
+        one = engine.SparseVector([term], [1.0])
+        requests = (engine.QueryRequest(limit=1, query=engine.Query.Nearest(one, using=space)) for space in _SPARSE)
+        with _engine_errors(f"index {self.path} cannot be searched"):
+            known = any(self._shard.query(request) for request in requests)
+        with self._remembering:
+            if changes == self._changes and len(self._known_terms) < _MAX_REMEMBERED:
+                self._known_terms[term] = known
+        return known
 
     def digests(self, volumes_root: Path | None = None) -> dict[str, str]:
         """Return the content digest of every case, or of those added from one folder."""
@@ -494,6 +496,21 @@ def _read_meta(path: Path) -> dict[str, Any]:
     if meta["format"] != FORMAT:
         raise SearchIndexError(f"index {path} has format {meta['format']}, this version reads {FORMAT}; make it anew")
     return meta
+
+
+@contextmanager
+def hold_index(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Keep everybody from opening an index while its files are copied; gives what ``index.json`` says.
+
+    Raises:
+        SearchIndexError: no index is there, or another process has it open.
+    """
+    meta = _read_meta(path)
+    lock = _take_lock(path, 0.0)
+    try:
+        yield meta
+    finally:
+        os.close(lock)
 
 
 def _take_lock(path: Path, wait_s: float) -> int:

@@ -275,11 +275,11 @@ def _names() -> dict[str, str]:
 
 @cache
 def _single_words() -> tuple[str, ...]:
-    return tuple(sorted({word for name in _names() for word in name.split() if len(word) >= _LONG}))
+    return tuple(sorted({word for name in _names() for word in name.split() if len(word) >= SHORTEST_MENDED}))
 
 
 # Shorter words are too often one letter from another one.
-_LONG = 6
+SHORTEST_MENDED = 6
 
 
 def mend_word(word: str) -> str | None:
@@ -289,7 +289,7 @@ def mend_word(word: str) -> str | None:
         >>> mend_word("emphysma"), mend_word("bicycle")
         ('emphysema', None)
     """
-    if len(word) < _LONG:
+    if len(word) < SHORTEST_MENDED:
         return None
     near = difflib.get_close_matches(fold(word), _single_words(), n=1, cutoff=_ALIKE)
     return near[0] if near and near[0][0] == fold(word)[0] else None

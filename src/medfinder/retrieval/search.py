@@ -179,21 +179,21 @@ class Searcher:
         return ranked
 
     def _through(self, asked: Asked, where: Condition, through: int) -> list[_Ranked]:
-        found, is_all = self._fused(asked, where, _SHALLOW)
+        found, is_all = self._fused(asked, where, _SHALLOW, through)
         if not is_all:
             found = found[:_SHALLOW]
             if len(found) < through:
                 seen = {one.case_id for one in found}
                 lowest = found[-1].score if found else 1.0
-                deeper = (one for one in self._fused(asked, where, _DEEP)[0] if one.case_id not in seen)
+                deeper = (one for one in self._fused(asked, where, _DEEP, through)[0] if one.case_id not in seen)
                 found += [replace(one, score=min(one.score, lowest)) for one in deeper]
         return found[:through]
 
-    def _fused(self, asked: Asked, where: Condition, depth: int) -> tuple[list[_Ranked], bool]:
+    def _fused(self, asked: Asked, where: Condition, depth: int, through: int) -> tuple[list[_Ranked], bool]:
         """Rank by every part and fuse.
 
         Returns:
-            The cases, best first, and whether they are all that there are.
+            The best cases in order, and whether no more than these parts' candidates pass at all.
         """
         tables = self._tables(asked, where, depth)
         if not tables:
@@ -206,7 +206,9 @@ class Searcher:
         if asked.text and asked.expression is None and (asked.words.present or asked.words.negated):
             parts["agreement"] = _agreement(self.index.statements(fused.case_ids), asked.words)
             scores = scores * [parts["agreement"].get(case_id, 0.0) for case_id in fused.case_ids]
-        order = sorted((-round(float(scores[at]), 6), fused.case_ids[at], at) for at in range(len(scores)))
+        order = sorted(zip((-np.round(scores, 6)).tolist(), fused.case_ids, range(len(scores)), strict=True))
+        order = [one for one in order if one[1] not in asked.judged]
+        is_read = asked.expression is not None and must_be_read(asked.expression)
         ranked = [
             _Ranked(
                 case_id,
@@ -214,8 +216,7 @@ class Searcher:
                 tuple((part, table[case_id]) for part, table in parts.items() if case_id in table),
                 tuple((part, round(float(share[at]), 6)) for part, share in fused.shares.items()),
             )
-            for score, case_id, at in order
-            if case_id not in asked.judged
+            for score, case_id, at in (order if is_read else order[:through])
         ]
         return self._read_through(asked, ranked), all(len(table) < depth for table in tables.values())
 
