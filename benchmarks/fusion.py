@@ -94,7 +94,8 @@ class Archive:
         ]
         both = [Question(f"{one} with {other}", frozenset([one, other])) for one, other in pairs if one < other]
         without = [Question(f"{one} without {other}", frozenset([one]), frozenset([other])) for one, other in pairs]
-        return [*singles, *both[:40], *without[:40]]
+        asked = [*singles, *both[:40], *without[:40]]
+        return [one for one in asked if any(one.gain(case) == 2 for case in self.truth.values())]
 
 
 def as_archived(case: Case) -> Case:
