@@ -86,6 +86,7 @@ function showAsked(question) {
   const chip = (text, part) => {
     const line = make("li");
     const button = make("button", text, "chip");
+    button.type = "button"; // it stands in the form, which it must not send
     button.append(make("span", " ×"));
     button.setAttribute("aria-label", `${text}: take back`);
     button.addEventListener("click", () => acts.change({ ...part, page: 1 }));
