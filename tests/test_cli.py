@@ -110,6 +110,15 @@ def test_a_long_list_is_shown_by_its_beginning_and_not_as_json(tmp_path: Path) -
     assert answer.stdout.splitlines()[-1].strip() == "... and 5 more; --json lists all"
 
 
+def test_what_is_not_known_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "reports.csv").write_text('report\n"sin nodulos pulmonares ."\n', encoding="utf-8")
+    answer = run(
+        "translate", str(tmp_path / "reports.csv"), "out.csv", "--engine", "openai", "--model", "m", "--dry-run"
+    )
+    facts = dict(line.split(maxsplit=1) for line in answer.stdout.splitlines())
+    assert (facts["usd"].strip(), facts["minutes"].strip()) == ("not known", "0.01667")
+
+
 def test_version_is_printed() -> None:
     answer = run("--version")
     assert answer.returncode == 0

@@ -75,6 +75,12 @@ def test_a_table_that_is_not_there_is_not_taken_for_a_name(name: str, tmp_path: 
     assert "no report table at" in str(answer.exception)
 
 
+def test_a_folder_is_not_taken_for_a_name(tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["keywords", "--labels", str(tmp_path)])
+    assert isinstance(answer.exception, DatasetError)
+    assert "Is a directory" in str(answer.exception)
+
+
 def test_a_report_and_labels_are_not_asked_at_once() -> None:
     answer = CliRunner().invoke(app, ["keywords", "No nodule.", "--labels", "goiter"])
     assert isinstance(answer.exception, ConfigError)

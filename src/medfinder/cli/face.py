@@ -153,8 +153,12 @@ def _spell(value: Any) -> str:
         more = [f"... and {len(value) - _ROWS_SHOWN} more; --json lists all"] if len(value) > _ROWS_SHOWN else []
         return "\n".join([*map(_spell, value[:_ROWS_SHOWN]), *more])
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_spell(one)}" for key, one in value.items())
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return ", ".join(f"{key} {_spell(one)}" for key, one in value.items()) or "none"
+    if value is None:
+        return "not known"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

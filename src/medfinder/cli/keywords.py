@@ -112,7 +112,7 @@ _FINDING = ("name", "status", "laterality", "location", "size_mm")
 
 
 def _is_table(labels: str) -> bool:
-    return Path(labels).suffix.lower() in (".csv", ".tsv", ".txt") or Path(labels).is_file()
+    return Path(labels).suffix.lower() in (".csv", ".tsv", ".txt") or Path(labels).exists()
 
 
 def _show_label_table(path: Path, as_json: bool) -> None:
