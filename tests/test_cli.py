@@ -38,6 +38,8 @@ COMMANDS = (
     "serve",
     "benchmark",
     "upgrade-state",
+    "backup",
+    "restore",
 )
 # Groups of commands, and what each of them holds.
 GROUPS = {"keys": ("add", "list", "revoke"), "audit-log": ("verify", "head")}

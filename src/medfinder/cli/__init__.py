@@ -24,6 +24,7 @@ _MODULES = (
     "serve",
     "benchmark",
     "keys",
+    "backup",
 )
 for _module in _MODULES:
     import_module(f"{__name__}.{_module}")
