@@ -50,6 +50,7 @@ class PacsSettings:
         since: first StudyDate.
         until: last StudyDate.
         patients: PatientIDs; empty for all.
+        studies: StudyInstanceUIDs; empty for all.
         limit: at most so many studies; None for all.
         cache: folder for what is fetched; it holds patients' data. None: one for each server in the user's cache.
         credentials: a file with the user on the first line and the password on the second; without it the environment
@@ -64,6 +65,7 @@ class PacsSettings:
     since: date | None = None
     until: date | None = None
     patients: tuple[str, ...] = ()
+    studies: tuple[str, ...] = ()
     limit: int | None = None
     cache: Path | None = None
     credentials: Path | None = None
@@ -80,6 +82,11 @@ class PacsSettings:
             raise ConfigError(f"the address holds credentials; put them into {USER} and {PASSWORD}, or a file")
         if self.since and self.until and self.since > self.until:
             raise ConfigError(f"since {self.since} is after until {self.until}; swap them")
+        # What is no UID is not shown: it may be a name that slipped into the wrong field.
+        if any(not is_uid(uid) for uid in self.studies):
+            raise ConfigError(
+                "studies holds what is no StudyInstanceUID; expected up to 64 digits and dots, e.g. 1.2.840.1"
+            )
         for name in ("max_gb", "timeout_s", "attempts", "limit"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -95,7 +102,22 @@ class PacsSettings:
     def headers(self) -> Path:
         """Where the headers of what this search finds are kept."""
         asked = {key: str(value) for key, value in asdict(self).items() if key in ("url", "since", "until", "limit")}
-        return self.folder / "headers" / hash_id("search", json.dumps(asked, sort_keys=True), *sorted(self.patients))
+        named = [*sorted(self.patients), *(f"study {uid}" for uid in sorted(self.studies))]
+        return self.folder / "headers" / hash_id("search", json.dumps(asked, sort_keys=True), *named)
+
+
+class UnreachableError(DatasetError):
+    """The server does not answer just now; asked again later it may."""
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether a text has the form of a UID (DICOM PS3.5, 9.1).
+
+    Example:
+        >>> is_uid("1.2.840.10008"), is_uid("1.2.*"), is_uid("")
+        (True, False, False)
+    """
+    return len(text) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", text, re.ASCII) is not None
 
 
 def is_pacs(path: Path) -> bool:
@@ -147,6 +169,15 @@ def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:
     settings = read_settings(path)
     for entry in list_studies(settings, table=table):
         yield fetch(entry, settings) if isinstance(entry, Study) else entry
+
+
+def find_studies(settings: PacsSettings) -> dict[str, str]:
+    """Find CT studies without fetching anything: StudyInstanceUID and how many images, empty where it is not said.
+
+    Raises:
+        DatasetError: the server does not answer or lets nobody in.
+    """
+    return _Server(settings).find_studies()
 
 
 def list_studies(settings: PacsSettings, *, table: Path | None = None) -> Iterator[Study | Dropped]:
@@ -309,8 +340,8 @@ class _Server:
     def find_studies(self) -> dict[str, str]:
         """Find CT studies: StudyInstanceUID and how many images each has, empty where the server does not say."""
         found: dict[str, str] = {}
-        for patient in self._patients_to_ask():
-            for answer in self._pages(patient):
+        for key, value in self._keys_to_ask():
+            for answer in self._pages({key: value} if key else {}):
                 if self._is_wanted(answer):
                     found[_first(answer, "0020000D")] = _first(answer, "00201208")
         ordered = sorted(found, key=lambda uid: hash_id("study", uid))
@@ -343,15 +374,17 @@ class _Server:
             if count != expected:
                 raise _StudyRefusedError("incomplete", f"{count} images of a series came, expected {expected}")
 
-    def _patients_to_ask(self) -> Iterable[str]:
+    def _keys_to_ask(self) -> Iterable[tuple[str, str]]:
+        if self.settings.studies:
+            return [("StudyInstanceUID", uid) for uid in dict.fromkeys(self.settings.studies)]
         # Some servers do not undo percent signs: ids that need them are looked for among all studies.
         patients = self.settings.patients
         is_plain = all(re.fullmatch(r"[\w.-]+", patient, re.ASCII) for patient in patients)
-        return dict.fromkeys(patients) if patients and is_plain else ("",)
+        return [("PatientID", one) for one in dict.fromkeys(patients)] if patients and is_plain else [("", "")]
 
-    def _pages(self, patient: str) -> Iterator[Mapping[str, Any]]:
+    def _pages(self, key: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
         """Ask page by page until nothing new comes: some servers pass over the offset."""
-        filters = {"ModalitiesInStudy": "CT"} | ({"PatientID": patient} if patient else {})
+        filters = {"ModalitiesInStudy": "CT", **key}
         since, until = (f"{day:%Y%m%d}" if day else "" for day in (self.settings.since, self.settings.until))
         if since or until:
             filters["StudyDate"] = f"{since}-{until}"
@@ -370,6 +403,8 @@ class _Server:
         modalities, day = answer.get("00080061", {}).get("Value") or ["CT"], _first(answer, "00080020")
         settings = self.settings
         if "CT" not in modalities or (settings.patients and _first(answer, "00100020") not in settings.patients):
+            return False
+        if settings.studies and _first(answer, "0020000D") not in settings.studies:
             return False
         earliest, latest = (f"{bound:%Y%m%d}" if bound else "" for bound in (settings.since, settings.until))
         return not day or (earliest <= day and (not latest or day <= latest))
@@ -393,7 +428,7 @@ class _Server:
         except retrying.RetryError:
             self._refuse(is_study, "refused by the server", f"the server said 'later' {self.settings.attempts} times")
         except requests.exceptions.ConnectTimeout:
-            raise DatasetError(
+            raise UnreachableError(
                 f"{url} does not answer within {self.settings.timeout_s:g} s; is the address right?"
             ) from None
         except requests.exceptions.Timeout:
@@ -405,7 +440,9 @@ class _Server:
         except requests.exceptions.ConnectionError as error:
             if "timed out" in str(error):
                 self._refuse(is_study, "timed out", f"no byte within {self.settings.timeout_s:g} s")
-            raise DatasetError(f"{url} cannot be reached; what is fetched is kept: see that the server runs") from None
+            raise UnreachableError(
+                f"{url} cannot be reached; what is fetched is kept: see that the server runs"
+            ) from None
         except requests.exceptions.RequestException as error:
             self._refuse(is_study, "refused by the server", type(error).__name__)
         except (ValueError, KeyError, EOFError, pydicom.errors.InvalidDicomError) as error:
