@@ -35,6 +35,8 @@ COMMANDS = (
     "embed",
     "info",
     "demo",
+    "ingest",
+    "receive",
     "serve",
     "benchmark",
     "upgrade-state",

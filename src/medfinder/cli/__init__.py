@@ -21,6 +21,8 @@ _MODULES = (
     "stats",
     "release",
     "ask",
+    "ingest",
+    "receive",
     "serve",
     "benchmark",
     "keys",
