@@ -269,7 +269,11 @@ def receiver(inbox: Inbox, settings: ReceiveSettings, told: Callable[[str], None
         yield server.socket.getsockname()[1]
     finally:
         for association in server.active_associations:
+            line = association.dul.socket
             (association.abort if association.is_established else association.kill)()
+            # One that was never agreed on is not closed by its end.
+            if line is not None and line.socket is not None:
+                server.shutdown_request(line.socket)
         # Not pynetdicom's shutdown, which expects a server that it started itself.
         socketserver.BaseServer.shutdown(server)
         server.server_close()
