@@ -6,6 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from medfinder.app.review_page import HOST, make_review_app
+from medfinder.curation.readings import READINGS
 from medfinder.curation.review import read_decisions
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -103,6 +104,33 @@ def test_a_reader_works_through_the_queue_with_the_keyboard(served: str, dataset
         ("quality/case1", "reject", "ab"),
     ]
     assert troubles == []
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is not installed")
+def test_a_hasty_key_decides_nothing_on_what_is_not_shown_yet(served: str, dataset: Path) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        page = browser.new_page()
+        # The server takes its time.
+        page.route("**/items/quality/case1", lambda _: None)
+        page.route("**/cases/case1?*", lambda _: None)
+        page.goto(served)
+        expect(page.locator("#title")).to_contain_text("translation")
+        page.fill("#reader", "ab")
+        for key in ("Escape", "j", "a"):
+            page.keyboard.press(key)
+        expect(page.locator("#message")).to_have_text("Not stored: the item is not shown yet.")
+        page.goto(f"{served}diagnose")
+        expect(page.locator("#title")).to_have_text("Case case0")
+        for key in ("j", "Enter"):
+            page.keyboard.press(key)
+        expect(page.locator("#message")).to_have_text("Not stored: the case is not shown yet.")
+        page.unroute_all(behavior="ignoreErrors")
+        browser.close()
+    assert read_decisions(dataset) == []
+    assert not (dataset / READINGS).exists()
 
 
 def test_a_case_without_its_volume_keeps_its_text(client: TestClient, dataset: Path) -> None:

@@ -79,6 +79,8 @@ function leave(title, text) {
 async function show(id) {
   const isNew = state.id !== id;
   state.id = id;
+  // Until the case is there, nothing is said of it.
+  if (isNew) state.info = null;
   const info = await ask(`cases/${id}?reader=${encodeURIComponent(reader())}`).catch((error) => { leave("Something is wrong", error.message); return null; });
   if (!info || state.id !== id) return;
   state.info = info;
@@ -141,20 +143,27 @@ async function store(path, said) {
   }
 }
 
+function isShown() {
+  if (state.id && !state.info) tell("Not stored: the case is not shown yet.", true);
+  return Boolean(state.info);
+}
+
 async function say(finding, status) {
-  if (!state.info || !finding) return;
-  const stored = await store(`cases/${state.id}/words`, { finding, status });
-  if (!stored) return;
-  if (status) state.marked = finding;
-  const known = state.cases.find((one) => one.case_id === state.id);
-  await show(state.id);
+  if (!finding || !isShown()) return;
+  const id = state.id;
+  if (!(await store(`cases/${id}/words`, { finding, status }))) return;
+  const known = state.cases.find((one) => one.case_id === id);
   known.state = known.state || "started";
+  if (state.id === id) {
+    if (status) state.marked = finding;
+    await show(id);
+  }
   list();
   tell(status ? `Stored: ${finding}, ${status}.` : `Taken out: ${finding}.`);
 }
 
 const finish = oneAtATime(async () => {
-  if (!state.info) return;
+  if (!isShown()) return;
   const id = state.id;
   if (!state.info.is_finished && !(await store(`cases/${id}/finish`, {}))) return;
   const place = state.shown.findIndex((one) => one.case_id === id);
@@ -187,6 +196,7 @@ function markNext() {
 }
 
 function suggest() {
+  if (!state.info) return;
   const said = new Set(state.info.words.map((word) => word.finding));
   const left = report.found?.suggestions.filter((one) => !said.has(one.finding)) ?? [];
   element("suggestions").hidden = !left.length;

@@ -44,7 +44,8 @@ const FINDINGS = { report: "Findings read from the report", label: "Findings by 
 const marked = (pieces) => pieces.map(([text, kind]) => (kind ? make("span", text, kind) : document.createTextNode(text)));
 
 async function show(key) {
-  state.key = key;
+  // Until the item is there, nothing is said of it.
+  [state.key, state.item] = [key, null];
   const item = await ask(`items/${key}`).catch((error) => { tell(error.message, true); return null; });
   if (!item || state.key !== key) return;
   state.item = item;
@@ -79,6 +80,10 @@ async function show(key) {
   list();
 }
 
+function beginToEdit() {
+  if (state.item && !element("correct").hidden) edit(true);
+}
+
 function edit(isOn) {
   element("edit").hidden = !isOn;
   element("english").hidden = isOn;
@@ -87,7 +92,8 @@ function edit(isOn) {
 }
 
 const say = oneAtATime(async (verdict) => {
-  if (!state.item) return;
+  if (!state.key) return;
+  if (!state.item) { tell("Not stored: the item is not shown yet.", true); return; }
   const reader = named();
   if (!reader) return;
   const after = verdict === "correct" ? element("edit").value : "";
@@ -121,10 +127,10 @@ bindKeys({
   a: () => say("accept"),
   r: () => say("reject"),
   u: () => say("reopen"),
-  e: () => { if (state.item && !element("correct").hidden) edit(true); },
+  e: beginToEdit,
 });
 for (const verdict of ["accept", "reject", "reopen"]) element(verdict).addEventListener("click", () => say(verdict));
-element("correct").addEventListener("click", () => edit(true));
+element("correct").addEventListener("click", beginToEdit);
 element("save").addEventListener("click", () => say("correct"));
 element("stage").addEventListener("change", list);
 element("undecided").addEventListener("change", list);
