@@ -102,10 +102,10 @@ import os
 import medfinder.curation.pool as pool
 from medfinder.curation.study import curate_study
 
-def dying(job, out, settings):
+def dying(job, *more):
     if job.study.study_id.endswith("2"):
         os._exit(9)
-    return curate_study(job, out, settings)
+    return curate_study(job, *more)
 
 pool.curate_study = dying
 if __name__ == "__main__":

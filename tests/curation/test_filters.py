@@ -57,6 +57,16 @@ def test_nothing_is_missing_from_noise_and_all_from_a_blank_volume(noise: np.nda
     assert missing_share(volume_of(np.zeros_like(noise))) == 1
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_plane_with_a_single_voxel_that_differs_was_measured(axis: int) -> None:
+    hu = np.random.default_rng(0).integers(-1000, 1000, (40, 40, 40)).astype(np.int16)
+    planes = np.moveaxis(hu, axis, 0)
+    planes[7], planes[20] = -1024, -1024
+    assert missing_share(volume_of(hu)) == 2 / 40
+    planes[20, 3, 39] = 0
+    assert missing_share(volume_of(hu)) == 1 / 40
+
+
 def test_a_round_field_of_view_is_not_missing(noise: np.ndarray) -> None:
     x, y = np.indices(noise.shape[:2])
     noise[(x - 4.5) ** 2 / 25 + (y - 9.5) ** 2 / 100 > 1] = -1024

@@ -97,6 +97,30 @@ def test_slices_lost_in_the_middle_are_found_where_they_were(
     assert measure_continuity(cut).jump_at == middle - 1
 
 
+def test_what_lies_between_slices_is_found_in_fine_pixels_too(chest: Volume) -> None:
+    middle = chest.shape[2] // 2
+    hu = np.delete(chest.hu, range(middle, middle + 5), axis=2)
+    hu[:, :, 30] = hu[:, :, 29]
+    fine = Volume(
+        np.asarray(hu.repeat(4, axis=0).repeat(4, axis=1), order="F"), chest.affine @ np.diag([0.25, 0.25, 1, 1])
+    )
+    found = measure_continuity(fine)
+    assert (found.jump_at, found.copies) == (middle - 1, 1)
+    assert found.jump > 1.9
+
+
+@pytest.mark.parametrize("spacing_mm", [0.05, 0.6, 3.0])
+def test_continuity_is_the_same_for_whole_numbers_of_either_type(spacing_mm: float) -> None:
+    # The finest pixels there are: thirty rows of -1000 HU are added up before anything is divided.
+    hu = np.random.default_rng(0).choice([-1100, -1000, 400], (250, 70, 9), p=[0.9, 0.05, 0.05]).astype(np.int16)
+    affine = np.diag([spacing_mm, spacing_mm, 1.0, 1])
+    whole, fractional = (
+        measure_continuity(Volume(np.asarray(hu, kind, order="F"), affine)) for kind in (np.int16, np.float32)
+    )
+    assert whole == fractional
+    assert whole.blank == whole.copies == 0
+
+
 def test_slices_lost_are_found_in_a_stack_that_runs_downwards(chest: Volume) -> None:
     middle = chest.shape[2] // 2
     upwards = np.delete(chest.hu, range(middle, middle + 5), axis=2)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from medfinder.volume import Grid, Volume, body_region, read_volume, standardise
+from medfinder.volume.region import erode
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHARED = PROJECT.parent / "shared" / "data"
@@ -72,3 +74,9 @@ def test_lungs_within_a_body_are_measured() -> None:
 @pytest.mark.parametrize("value", [-1000, 0, 60])
 def test_a_constant_volume_is_not_a_chest(value: int, make_volume: Callable[..., Volume]) -> None:
     assert body_region(Volume(np.full((9, 9, 9), value, np.int16), np.diag([9.0, 9, 9, 1]))).name == "not chest"
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 7), (1, 6, 5), (3, 3, 3)])
+def test_erosion_is_that_of_scipy(shape: tuple[int, int, int]) -> None:
+    mask = np.random.default_rng(0).random(shape) < 0.9
+    np.testing.assert_array_equal(erode(erode(mask)), ndimage.binary_erosion(mask, iterations=2))

@@ -14,6 +14,7 @@ from scipy import ndimage
 from medfinder.errors import ConfigError
 from medfinder.volume import (
     Grid,
+    Room,
     Volume,
     read_and_standardise,
     read_volume,
@@ -52,6 +53,30 @@ def test_reading_and_resampling_at_once_gives_what_one_after_the_other_gives(pat
     write_nifti(put_on_grid(), tmp_path / "at once.nii")
     write_nifti(standardise(expected, Grid()), tmp_path / "after.nii")
     assert (tmp_path / "at once.nii").read_bytes() == (tmp_path / "after.nii").read_bytes()
+
+
+def test_one_room_holds_volumes_of_any_size_and_type_one_after_the_other(tmp_path: Path) -> None:
+    rng, room, grid = np.random.default_rng(0), Room(), Grid(spacing_mm=(20.0, 20.0, 20.0), shape=(8, 8, 8))
+    held = []
+    for number, (size, kind) in enumerate([(12, np.int16), (8, np.float32), (7, np.int16), (20, np.int16)]):
+        path = tmp_path / f"{number}.nii"
+        nib.save(nib.Nifti1Image(rng.normal(0, 100, (size, size, 9)).astype(kind), np.diag([12.0, 12, 12, 1])), path)
+        volume, put_on_grid = read_and_standardise(path, grid, room=room)
+        expected = read_volume(path)
+        assert volume.hu.dtype == expected.hu.dtype
+        np.testing.assert_array_equal(volume.hu, expected.hu)
+        np.testing.assert_array_equal(put_on_grid().hu, standardise(expected, grid).hu)
+        held.append(volume.hu)
+    assert np.shares_memory(held[0], held[2])
+    assert not np.shares_memory(held[2], held[3]), "what does not fit gets memory of its own"
+
+
+def test_a_room_keeps_no_volume_of_an_unusual_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medfinder.volume.read.MAX_ROOM_BYTES", 1000)
+    room = Room()
+    usual, huge = room.take((10, 10, 5), np.int16), room.take((10, 10, 6), np.int16)
+    assert not np.shares_memory(usual, huge)
+    assert np.shares_memory(usual, room.take((5, 5), np.float32))
 
 
 ORIENTATIONS = list(product(permutations(range(3)), product([1, -1], repeat=3)))

@@ -30,7 +30,7 @@ from medfinder.curation.translation_audit import audit_translation
 from medfinder.errors import ConfigError, DatasetError, MissingExtraError, VolumeError
 from medfinder.records import Case, Doubt, Dropped, Finding, Series, Study
 from medfinder.sources.pacs import PacsSettings, fetch_series
-from medfinder.volume import Grid, Volume, read_and_standardise, standardise, write_nifti
+from medfinder.volume import Grid, Room, Volume, read_and_standardise, standardise, write_nifti
 
 # Sources whose studies hold whatever the scanner and its desk made; in the others somebody has chosen already.
 _RAW_SOURCES = ("dicom", "bimcv", "pacs")
@@ -121,13 +121,14 @@ class CuratedStudy:
     series: tuple[SeriesRow, ...] = ()
 
 
-def curate_study(job: Job, out: Path, settings: CurationSettings) -> CuratedStudy:
+def curate_study(job: Job, out: Path, settings: CurationSettings, room: Room | None = None) -> CuratedStudy:
     """Curate one study: judge its report, choose among its series, judge and standardise them, write the volumes.
 
     Of a server's series those alone are fetched that are looked at.
 
     Args:
         out: dataset folder; its ``volumes`` folder exists.
+        room: memory for one raw volume after the other, for whoever curates many studies.
 
     Raises:
         DatasetError: a volume cannot be written (no space, no permission), or the server is gone: no other study could
@@ -146,7 +147,7 @@ def curate_study(job: Job, out: Path, settings: CurationSettings) -> CuratedStud
     if not study.series:
         detail = "the study has no series, expected at least one"
         return CuratedStudy(study.study_id, dropped=(_drop(study, "", "read", "no series", detail),))
-    reading = _Reading(job, settings)
+    reading = _Reading(job, settings, room or Room())
     candidates = _choose(study, settings, reading)
     cases = [_keep(study, one.series, told, reading.judged[one.series.series_id], out) for one in _chosen(candidates)]
     rows = tuple(
@@ -274,8 +275,8 @@ class _Reading:
         refused: stage, reason and detail of what did not.
     """
 
-    def __init__(self, job: Job, settings: CurationSettings) -> None:
-        self.study, self.server, self.settings = job.study, job.server, settings
+    def __init__(self, job: Job, settings: CurationSettings, room: Room) -> None:
+        self.study, self.server, self.settings, self.room = job.study, job.server, settings, room
         self.judged: dict[str, _Judged] = {}
         self.refused: dict[str, tuple[str, str, str]] = {}
 
@@ -294,7 +295,11 @@ class _Reading:
         grid = self.settings.grid
         try:
             volume, put_on_grid = read_and_standardise(
-                series.path, grid, series_instance_uid=series.series_instance_uid, rescale=series.rescale
+                series.path,
+                grid,
+                series_instance_uid=series.series_instance_uid,
+                rescale=series.rescale,
+                room=self.room,
             )
             quality = self._assess(volume, series)
             fault = quality.fault or self._refuse_region(quality)

@@ -2,7 +2,7 @@
 
 from medfinder.volume.dicom_headers import DicomSeries, list_dicom_series
 from medfinder.volume.nifti import write_nifti
-from medfinder.volume.read import read_volume
+from medfinder.volume.read import Room, read_volume
 from medfinder.volume.region import BodyRegion, body_region
 from medfinder.volume.standardise import read_and_standardise, standardise, standardise_file
 from medfinder.volume.types import Grid, Volume
@@ -11,6 +11,7 @@ __all__ = [
     "BodyRegion",
     "DicomSeries",
     "Grid",
+    "Room",
     "Volume",
     "body_region",
     "list_dicom_series",

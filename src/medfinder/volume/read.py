@@ -5,16 +5,42 @@ it is made from. Refused: paths that are absent, empty, or of another kind.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from medfinder.errors import VolumeError
 from medfinder.volume.types import Array, Slabs, Volume, turn_to_ras
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
+
+MAX_ROOM_BYTES = 2**28
+"""Ours: a 512 x 512 x 512 CT of 16 bits; what is larger is rare, and its memory goes back to the system."""
+
+
+class Room:
+    """Memory to read one volume into after the other.
+
+    A system clears fresh memory before it hands it out, which takes a tenth as long as reading a volume.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """Make an array of nothing in particular; what was taken before is lost."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size > MAX_ROOM_BYTES:
+            return np.empty(shape, dtype)
+        if size > self._memory.size:
+            # The old memory goes first, or there would be both for a moment.
+            self._memory = np.empty(0, np.uint8)
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size].view(dtype).reshape(shape)
 
 
 def read_volume(
@@ -36,21 +62,34 @@ def read_volume(
         MissingExtraError: compressed DICOM needs a decoder that is not installed.
     """
     source = open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)
-    stored, slabs = keep_slabs(source)
+    stored, slabs = keep_slabs(source, Room())
     for _ in slabs.slabs:
         pass
     return turn_stored(stored, source)
 
 
-def keep_slabs(source: Slabs) -> tuple[Array, Slabs]:
+def keep_slabs(source: Slabs, room: Room) -> tuple[Array, Slabs]:
     """Make room for a whole stream, and a stream of the same that fills it while it is drawn.
 
     Returns:
         An array (k, j, i), complete once the stream has ended, and the stream.
     """
     i, j, k = source.shape
-    stored: Array = np.empty((k, j, i), source.dtype)
+    stored = room.take((k, j, i), source.dtype)
     return stored, replace(source, slabs=_keep(source.slabs, stored))
+
+
+def read_ahead(source: Slabs) -> Slabs:
+    """Read the next slab of a file in a second thread while the one before is worked on."""
+    return replace(source, slabs=_ahead(source.slabs))
+
+
+def _ahead(slabs: Iterator[Array]) -> Iterator[Array]:
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming = reader.submit(next, slabs, None)
+        while (slab := coming.result()) is not None:
+            coming = reader.submit(next, slabs, None)
+            yield slab
 
 
 def _keep(slabs: Iterator[Array], stored: Array) -> Iterator[Array]:

@@ -165,7 +165,12 @@ def _find_lungs(hu: Array, body: Mask) -> Mask:
 
 def _open(mask: Mask) -> Mask:
     """Remove what is thinner than three voxels along any axis: erode, then dilate, by the six neighbours."""
-    return _spread(~_spread(~mask, outside=True), outside=False)
+    return _spread(erode(mask), outside=False)
+
+
+def erode(mask: Mask) -> Mask:
+    """Take away what touches, by one of the six sides, a voxel outside the mask or the end of the volume."""
+    return ~_spread(~mask, outside=True)
 
 
 def _spread(mask: Mask, *, outside: bool) -> Mask:

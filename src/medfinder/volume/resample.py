@@ -5,14 +5,11 @@ Along each axis on its own: where the new voxels are larger, each is the average
 falls as it does when neighbouring voxels are averaged); where they are smaller, it is interpolated linearly.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from medfinder.volume.types import Affine, Array, Slabs, spacing_of
+from medfinder.volume.types import Affine, Slabs, spacing_of
 
 Float32 = npt.NDArray[np.float32]
 
@@ -61,7 +58,6 @@ def resample_slabs(
     """Resample a stream to new spacings along its stored axes.
 
     HU are limited to the window before they are averaged, so that a metal spike does not bleed into its surroundings.
-    The next slab is read in a second thread while this one is resampled.
 
     Returns:
         An array (k, j, i) that covers the whole field of view; see `resampled_affine` for where it lies.
@@ -73,7 +69,7 @@ def resample_slabs(
     clipped, scratch = np.empty(source.shape[1::-1], source.dtype), np.empty(source.shape[1::-1], np.float32)
     low, high = (int(bound) for bound in window_hu)
     k = 0
-    for slab in _ahead(source.slabs):
+    for slab in source.slabs:
         for plane in slab:
             # Clipped in its own type: int16 is twice as fast as float32.
             scratch[...] = np.clip(plane, low, high, out=clipped)
@@ -97,11 +93,3 @@ def resampled_affine(
     resampled[:3, :3] = affine[:3, :3] * ratios
     resampled[:3, 3] = centre - resampled[:3, :3] @ ((np.asarray((i, j, k)) - 1) / 2)
     return resampled, (i, j, k)
-
-
-def _ahead(slabs: Iterator[Array]) -> Iterator[Array]:
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(next, slabs, None)
-        while (slab := coming.result()) is not None:
-            coming = reader.submit(next, slabs, None)
-            yield slab

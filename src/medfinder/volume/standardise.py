@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from medfinder.volume.published import RECIPES
-from medfinder.volume.read import keep_slabs, open_slabs, read_volume, turn_stored
+from medfinder.volume.read import Room, keep_slabs, open_slabs, read_ahead, read_volume, turn_stored
 from medfinder.volume.region import find_anatomy
 from medfinder.volume.resample import resample_slabs, resampled_affine
 from medfinder.volume.types import AIR_HU, Affine, Array, Grid, Slabs, Volume, slabs_of, turn_to_ras
@@ -48,7 +48,7 @@ def standardise_file(
     """
     if grid.recipe:
         return standardise(read_volume(path, series_instance_uid=series_instance_uid, rescale=rescale), grid)
-    return _standardise(open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale), grid)
+    return _standardise(read_ahead(open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)), grid)
 
 
 def read_and_standardise(
@@ -57,8 +57,12 @@ def read_and_standardise(
     *,
     series_instance_uid: str | None = None,
     rescale: tuple[float, float] | None = None,
+    room: Room | None = None,
 ) -> tuple[Volume, Callable[[], Volume]]:
     """Read a volume whole, as `read_volume` does, and resample it on the way, while each slab is at hand.
+
+    Args:
+        room: memory to read into; the volume then stands only until the next one is read into it.
 
     Returns:
         The volume, and a function that gives ``standardise(volume, grid)`` at little further cost, for whoever judges
@@ -71,8 +75,8 @@ def read_and_standardise(
         volume = read_volume(path, series_instance_uid=series_instance_uid, rescale=rescale)
         return volume, partial(standardise, volume, grid)
     source = open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)
-    stored, slabs = keep_slabs(source)
-    coarse = _resample(slabs, grid)
+    stored, slabs = keep_slabs(source, room or Room())
+    coarse = _resample(read_ahead(slabs), grid)
     return turn_stored(stored, source), partial(_settle, coarse, source, grid)
 
 

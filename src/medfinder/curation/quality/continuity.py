@@ -89,12 +89,15 @@ def _average_blocks(stack: Array, spacing_mm: tuple[float, float]) -> Float32:
     wide = min(columns, max(1, round(_BLOCK_MM[1] / spacing_mm[1])))
     step = max(high, round(_BAND_MM / spacing_mm[0])) if rows > _MANY_ROWS else high
     across = columns // wide
-    sums = np.zeros((slices, len(range(0, rows - high + 1, step)), across), np.float32)
+    # Rows first, in the volume's own type: no voxel is so small that clipped values would not fit in 16 bits.
+    bands = np.zeros((slices, len(range(0, rows - high + 1, step)), across * wide), stack.dtype)
     for row in range(high):
-        band = np.clip(stack[:, row : rows - high + 1 + row : step, : across * wide], *_CLIP_HU)
-        sums += band.reshape(*band.shape[:2], across, wide).sum(axis=3, dtype=np.float32)
-    sums /= high * wide
-    return sums
+        bands += np.clip(stack[:, row : rows - high + 1 + row : step, : across * wide], *_CLIP_HU)
+    blocks = np.zeros((*bands.shape[:2], across), np.float32)
+    for column in range(wide):
+        blocks += bands[:, :, column::wide]
+    blocks /= high * wide
+    return blocks
 
 
 def _find_jump(steps: npt.NDArray[np.floating]) -> tuple[float, int]:

@@ -40,10 +40,11 @@ def measure_grain(volume: Volume, anatomy: Anatomy) -> Grain:
     """Measure on a few axial slices spread over the lungs, or over the body where there are none."""
     to_volume = np.linalg.inv(volume.affine) @ anatomy.affine
     place = (_in_volume(volume, anatomy, to_volume, 0), _in_volume(volume, anatomy, to_volume, 1))
-    planes = [np.asarray(volume.hu[(*place, z)], np.float32) for z in _spread_slices(volume, anatomy, to_volume)]
+    heights = _spread_slices(volume, anatomy, to_volume)
+    planes = [np.asarray(volume.hu[(*place, z)], np.float32) for z in heights]
     spacing_mm = (volume.spacing_mm[0], volume.spacing_mm[1])
     return Grain(
-        noise_hu=_pool([_noise(plane) for plane in planes]),
+        noise_hu=_pool([_noise(np.ascontiguousarray(plane)) for plane in planes]),
         streak_hu=_pool([_streaks(plane, spacing_mm) for plane in planes]),
     )
 

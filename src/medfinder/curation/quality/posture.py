@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medfinder.volume.region import Anatomy, Mask
+from medfinder.volume.region import Anatomy, Mask, erode
 
 BONE_HU = 130.0
 """Ours: averaged over 5 mm, vertebrae have 150 to 300 HU, unenhanced soft tissue less than 80."""
@@ -144,7 +144,7 @@ def _behind(anatomy: Anatomy, spine: tuple[float, int]) -> float:
 
 def _bulk_below(anatomy: Anatomy, heights: slice) -> float:
     """Compare what is solid through and through, two voxels from any lung, fat or air."""
-    solid = ndimage.binary_erosion((anatomy.hu > 0) & (anatomy.hu < 600) & anatomy.body, iterations=2)
+    solid = erode(erode((anatomy.hu > 0) & (anatomy.hu < 600) & anatomy.body))
     outline = _fill(np.asarray(anatomy.lungs.any(axis=2)))
     bulk = (solid & outline[:, :, None]).sum(axis=(0, 1))
     middle = (heights.start + heights.stop) // 2
@@ -208,7 +208,7 @@ def _compare_sides(
     base = slice(
         max(0, heights.start - round(_BELOW_MM / z_mm)), heights.start + (heights.stop - heights.start) // 3 + 1
     )
-    liver = ndimage.binary_erosion(((hu > 10) & (hu < 250) & body)[:, :, base], iterations=2)
+    liver = erode(erode(((hu > 10) & (hu < 250) & body)[:, :, base]))
     wide, deep = round(_AORTA_MM[0] / x_mm), round(_AORTA_MM[1] / y_mm)
     beside = np.zeros_like(body[:, :, heights])
     beside[np.abs(np.arange(len(beside)) - x) <= wide, y : y + deep] = True
