@@ -32,7 +32,9 @@ from medfinder.errors import ConfigError
     )
 )
 def benchmark(
-    what: Annotated[str, typer.Argument(help="table2, table3, table4, ours or all; or data, which makes the phantoms.")],
+    what: Annotated[
+        str, typer.Argument(help="table2, table3, table4, ours or all; or data, which makes the phantoms.")
+    ],
     folder: Annotated[Path | None, typer.Argument(help="Folder to make, for data only.")] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset folder; its test split is evaluated.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of rows and tables; what is there already is kept.")] = Path("runs"),

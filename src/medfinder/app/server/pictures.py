@@ -112,7 +112,7 @@ def open_volume(path: Path) -> Volume:
         DatasetError: it has gone or is damaged.
     """
     try:
-        image: Any = nib.load(path, mmap="r")  # type: ignore[attr-defined]
+        image: Any = nib.load(path, mmap="r")
         return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine, np.float64))
     except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
         raise DatasetError("the volume of this case is gone or damaged; index the case again") from error
