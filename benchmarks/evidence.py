@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from medfinder.curation.dataset import Dataset
 from medfinder.models.checkpoint import load_model
-from medfinder.models.regions import _mask_paths
+from medfinder.models.regions import mask_paths
 from medfinder.records import Case
 from medfinder.retrieval.evidence import EvidenceFinder, HeatMap, evidence_in
 
@@ -79,7 +79,7 @@ def main() -> None:
     finder = EvidenceFinder(model)
     if given.regions:
         finder.mapped = ()
-    masks = _mask_paths(given.phantoms)
+    masks = mask_paths(given.phantoms)
     judged: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
     cases = [case for case in dataset.cases if case.split == given.split][: given.cases]
     for case in cases:

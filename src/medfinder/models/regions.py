@@ -37,12 +37,13 @@ def read_regions(
     Raises:
         ConfigError: a case has no mask in the folder.
     """
-    paths = _mask_paths(phantoms)
+    paths = mask_paths(phantoms)
     number = {label: place for place, label in enumerate(labels)}
     return [_pairs(dataset, case, paths.get(case.case_id), number, tokens) for case in cases]
 
 
-def _mask_paths(phantoms: Path) -> dict[str, Path]:
+def mask_paths(phantoms: Path) -> dict[str, Path]:
+    """Find the mask of each case in a phantoms folder, by case id; the files may be absent."""
     paths = {}
     for study in read(phantoms):
         if isinstance(study, Dropped):
