@@ -42,12 +42,24 @@ def sender(port: int, *, aet: str = "CT1", called: str = "MEDFINDER", kind: str 
     ae = pynetdicom.AE(aet)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
     ae.add_requested_context(kind, ExplicitVRLittleEndian)
-    association = ae.associate("127.0.0.1", port, ae_title=called)
+    # Its own sockets: where the other side has hung up first, pynetdicom's sender leaves its socket open.
+    opened: list[socket.socket] = []
+    create = ae._create_socket
+
+    def remember(*args: Any) -> Any:
+        line = create(*args)
+        opened.append(line.socket)
+        return line
+
+    ae._create_socket = remember  # type: ignore[method-assign]
     try:
+        association = ae.associate("127.0.0.1", port, ae_title=called)
         yield association
-    finally:
         if association.is_established:
             association.release()
+    finally:
+        for one in opened:
+            one.close()
 
 
 def test_what_is_acknowledged_is_there_whole_and_as_it_was_sent(tmp_path: Path, write_series: WriteSeries) -> None:
