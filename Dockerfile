@@ -1,17 +1,17 @@
 # The search service without a compiler, a package manager's cache or a right to write: docs/deployment.md says how to run it.
 #   docker build -t medfinder .
 # Pin PYTHON to a digest of your own registry where builds must be the same for ever.
-ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
+ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-# Where torch comes from; for GPUs e.g. https://download.pytorch.org/whl/cu128.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Options of pip that say where torch comes from: without any, the package index's own build, which brings CUDA.
+ARG TORCH_FROM=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=/src/constraints.txt
 WORKDIR /src
 # Without pip in it: the image has nothing to install with.
 RUN python -m venv --without-pip /opt/medfinder
 COPY constraints.txt ./
-RUN pip --python /opt/medfinder/bin/python install --no-deps --index-url "${TORCH_INDEX}" torch
+RUN pip --python /opt/medfinder/bin/python install --no-deps ${TORCH_FROM} torch
 COPY pyproject.toml README.md LICENSE THIRD_PARTY.md ./
 COPY src ./src
 # The text encoder's weights are a package (minilm), the checkpoint is in ours: the image needs no network to work.
