@@ -22,6 +22,7 @@ from medfinder.volume import (
     standardise_file,
     write_nifti,
 )
+from medfinder.volume.region import find_anatomy
 from medfinder.volume.resample import axis_weights
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ def test_streaming_a_real_file_equals_reading_it_whole(path: Path) -> None:
 
 @pytest.mark.parametrize("path", REAL[:3], ids=lambda path: path.name)
 def test_reading_and_resampling_at_once_gives_what_one_after_the_other_gives(path: Path, tmp_path: Path) -> None:
-    volume, put_on_grid = read_and_standardise(path, Grid())
+    volume, put_on_grid, _ = read_and_standardise(path, Grid())
     expected = read_volume(path)
     np.testing.assert_array_equal(volume.hu, expected.hu)
     assert volume.hu.strides == expected.hu.strides
@@ -55,13 +56,29 @@ def test_reading_and_resampling_at_once_gives_what_one_after_the_other_gives(pat
     assert (tmp_path / "at once.nii").read_bytes() == (tmp_path / "after.nii").read_bytes()
 
 
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "RAI", "SAR", "PIR"])
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.5, 2.0), (3.0, 0.8, 1.2), (6.0, 5.0, 7.0)])
+@pytest.mark.parametrize("window", [(-1024.0, 1500.0), (-1000.0, 400.0)])
+def test_anatomy_found_on_the_way_is_that_of_the_volume_to_the_bit(
+    make_volume: Make, tmp_path: Path, axes: str, spacing_mm: tuple[float, float, float], window: tuple[float, float]
+) -> None:
+    image = nib.Nifti1Image(make_volume((42, 38, 36)).hu, np.diag([*spacing_mm, 1.0]))
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
+    nib.save(image.as_reoriented(turn), tmp_path / "ct.nii")
+    volume, _, find = read_and_standardise(tmp_path / "ct.nii", Grid(window_hu=window))
+    found, expected = find(), find_anatomy(volume)
+    for name in ("hu", "body", "lungs", "affine"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert found.voxel_ml == expected.voxel_ml
+
+
 def test_one_room_holds_volumes_of_any_size_and_type_one_after_the_other(tmp_path: Path) -> None:
     rng, room, grid = np.random.default_rng(0), Room(), Grid(spacing_mm=(20.0, 20.0, 20.0), shape=(8, 8, 8))
     held = []
     for number, (size, kind) in enumerate([(12, np.int16), (8, np.float32), (7, np.int16), (20, np.int16)]):
         path = tmp_path / f"{number}.nii"
         nib.save(nib.Nifti1Image(rng.normal(0, 100, (size, size, 9)).astype(kind), np.diag([12.0, 12, 12, 1])), path)
-        volume, put_on_grid = read_and_standardise(path, grid, room=room)
+        volume, put_on_grid, _ = read_and_standardise(path, grid, room=room)
         expected = read_volume(path)
         assert volume.hu.dtype == expected.hu.dtype
         np.testing.assert_array_equal(volume.hu, expected.hu)

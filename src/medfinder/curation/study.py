@@ -6,7 +6,7 @@ reason. Nothing about other studies is known here, so neither order nor the numb
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from medfinder.errors import ConfigError, DatasetError, MissingExtraError, Volum
 from medfinder.records import Case, Doubt, Dropped, Finding, Series, Study
 from medfinder.sources.pacs import PacsSettings, fetch_series
 from medfinder.volume import Grid, Room, Volume, read_and_standardise, standardise, write_nifti
+from medfinder.volume.region import Anatomy
 
 # Sources whose studies hold whatever the scanner and its desk made; in the others somebody has chosen already.
 _RAW_SOURCES = ("dicom", "bimcv", "pacs")
@@ -294,14 +295,14 @@ class _Reading:
             return "fetch", *lost
         grid = self.settings.grid
         try:
-            volume, put_on_grid = read_and_standardise(
+            volume, put_on_grid, find = read_and_standardise(
                 series.path,
                 grid,
                 series_instance_uid=series.series_instance_uid,
                 rescale=series.rescale,
                 room=self.room,
             )
-            quality = self._assess(volume, series)
+            quality = self._assess(volume, series, find)
             fault = quality.fault or self._refuse_region(quality)
             if fault is not None or quality.anatomy is None:
                 return ("quality", *(fault or ("not judged", "no anatomy was looked for")))
@@ -322,12 +323,12 @@ class _Reading:
         slim = replace(quality, volume=standard, anatomy=None)
         return _Judged(volume.shape, volume.spacing_mm, slim, shown, standard)
 
-    def _assess(self, volume: Volume, series: Series) -> Quality:
+    def _assess(self, volume: Volume, series: Series, find: Callable[[], Anatomy]) -> Quality:
         settings, study = self.settings.quality, self.study
         if study.source != _JUDGED_SOURCE:
-            return assess(volume, settings, is_synthetic=study.is_synthetic, tags=series.tags)
+            return assess(volume, settings, is_synthetic=study.is_synthetic, tags=series.tags, find=find)
         settings = replace(settings, min_dimension=0, min_dimension_synthetic=0, max_missing_share=1.0)
-        return replace(assess(volume, settings, is_synthetic=study.is_synthetic), doubts=())
+        return replace(assess(volume, settings, is_synthetic=study.is_synthetic, find=find), doubts=())
 
     def _weigh(self, shown: Look, doubts: tuple[Doubt, ...]) -> Look:
         """Let a doubtful series give way to its neighbour, where there is one."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medfinder.volume.resample import resample_slabs, resampled_affine
+from medfinder.volume.resample import Float32, Resampler, resampled_affine, window_planes
 from medfinder.volume.types import Affine, Array, Volume, slabs_of, spacing_of, turn_to_ras
 
 Mask = npt.NDArray[np.bool_]
@@ -109,7 +109,15 @@ def find_anatomy(volume: Volume) -> Anatomy:
     Of thin slices one in every 5 mm is taken as it is, not their average: within it some forty pixels are averaged,
     which leaves little noise, and thin CTs take a fifth of the time.
     """
-    hu, affine = _coarsen(volume) if min(volume.spacing_mm) < WORKING_SPACING_MM else (volume.hu, volume.affine)
+    if min(volume.spacing_mm) >= WORKING_SPACING_MM:
+        return _find_in(volume.hu, volume.affine)
+    coarsening = Coarsening(volume)
+    for plane in window_planes(coarsening.source, COARSE_WINDOW_HU):
+        coarsening.add(plane)
+    return coarsening.find_anatomy()
+
+
+def _find_in(hu: Array, affine: Affine) -> Anatomy:
     hu = np.ascontiguousarray(hu)
     body = _find_body(hu)
     lungs = _find_lungs(hu, body)
@@ -117,35 +125,60 @@ def find_anatomy(volume: Volume) -> Anatomy:
     return Anatomy(hu, body | lungs, lungs, voxel_ml, affine)
 
 
-def _coarsen(volume: Volume) -> tuple[Array, Affine]:
-    thinned = _thin(volume)
-    x, y, z = (max(WORKING_SPACING_MM, s) for s in thinned.spacing_mm)
-    source = slabs_of(thinned)
-    turn = turn_to_ras(source.affine)
-    wanted = [0.0, 0.0, 0.0]
-    for axis, spacing in zip(turn.axes, (x, y, z), strict=True):
-        wanted[axis] = spacing
-    stored_spacing = (wanted[0], wanted[1], wanted[2])
-    coarse = resample_slabs(source, stored_spacing, (-1024.0, 1500.0))
-    affine, shape = resampled_affine(source.affine, source.shape, stored_spacing)
-    return turn.apply(coarse.transpose(2, 1, 0)), turn.affine(affine, shape)
+class Coarsening:
+    """Brings a volume onto the grid of about 5 mm, plane by plane, for whoever has them at hand one after the other.
+
+    Attributes:
+        taken: which planes, counted as memory lies.
+        source: a stream of these alone.
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        thinned, self.taken = _thin(volume)
+        self.source = slabs_of(thinned)
+        self._turn = turn_to_ras(self.source.affine)
+        wanted = [0.0, 0.0, 0.0]
+        for axis, spacing in zip(self._turn.axes, thinned.spacing_mm, strict=True):
+            wanted[axis] = max(WORKING_SPACING_MM, spacing)
+        self._spacing_mm = (wanted[0], wanted[1], wanted[2])
+        self._resampler = Resampler(self.source, self._spacing_mm)
+
+    def add(self, plane: Float32) -> None:
+        """Add the next of the planes taken, limited to `COARSE_WINDOW_HU`."""
+        self._resampler.add(plane)
+
+    def find_anatomy(self) -> Anatomy:
+        """Find body and lungs once every plane has been added."""
+        affine, shape = resampled_affine(self.source.affine, self.source.shape, self._spacing_mm)
+        return _find_in(self._turn.apply(self._resampler.coarse.transpose(2, 1, 0)), self._turn.affine(affine, shape))
 
 
-def _thin(volume: Volume) -> Volume:
-    """Take every n-th slice along the axis along which memory is slowest, so that they lie up to 5 mm apart."""
+def _thin(volume: Volume) -> tuple[Volume, range]:
+    """Take every n-th slice along the axis along which memory is slowest, so that they lie up to 5 mm apart.
+
+    Returns:
+        The slices, and which they are, counted as memory lies.
+    """
     axis = int(np.argmax(np.abs(volume.hu.strides)))
     step = max(1, int(WORKING_SPACING_MM / volume.spacing_mm[axis] + 1e-6))
-    first = (volume.shape[axis] - 1) % step // 2
+    count = volume.shape[axis]
+    first = (count - 1) % step // 2
     taken = [slice(None)] * 3
     taken[axis] = slice(first, None, step)
     affine = volume.affine.copy()
     affine[:3, 3] += first * affine[:3, axis]
     affine[:3, axis] *= step
-    return Volume(volume.hu[tuple(taken)], affine)
+    thinned = Volume(volume.hu[tuple(taken)], affine)
+    if volume.hu.strides[axis] < 0:
+        first = count - 1 - (first + step * (thinned.shape[axis] - 1))
+    return thinned, range(first, count, step)
 
 
 WORKING_SPACING_MM = 5.0
 """Ours: finer than the lung's outline needs, coarse enough to take milliseconds."""
+
+COARSE_WINDOW_HU = (-1024.0, 1500.0)
+"""Ours: air to dense bone, so that metal does not bleed into the voxels around it; also `Grid`'s own window."""
 
 
 def _find_body(hu: Array) -> Mask:

@@ -5,6 +5,8 @@ Along each axis on its own: where the new voxels are larger, each is the average
 falls as it does when neighbouring voxels are averaged); where they are smaller, it is interpolated linearly.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
@@ -62,23 +64,46 @@ def resample_slabs(
     Returns:
         An array (k, j, i) that covers the whole field of view; see `resampled_affine` for where it lies.
     """
-    steps = zip(source.shape, spacing_of(source.affine), new_spacing_mm, strict=True)
-    weights_i, weights_j, weights_k = (axis_weights(*step).astype(np.float32) for step in steps)
-    rows, columns = sparse.csr_array(weights_j), sparse.csr_array(weights_i)
-    out = np.zeros((len(weights_k), len(weights_i), len(weights_j)), np.float32)
-    clipped, scratch = np.empty(source.shape[1::-1], source.dtype), np.empty(source.shape[1::-1], np.float32)
+    resampler = Resampler(source, new_spacing_mm)
+    for plane in window_planes(source, window_hu):
+        resampler.add(plane)
+    return resampler.coarse
+
+
+class Resampler:
+    """Resamples a volume plane by plane, from the first to the last; see `resample_slabs`."""
+
+    def __init__(self, source: Slabs, new_spacing_mm: tuple[float, float, float]) -> None:
+        steps = zip(source.shape, spacing_of(source.affine), new_spacing_mm, strict=True)
+        weights_i, weights_j, self._weights_k = (axis_weights(*step).astype(np.float32) for step in steps)
+        self._rows, self._columns = sparse.csr_array(weights_j), sparse.csr_array(weights_i)
+        self._out = np.zeros((len(self._weights_k), len(weights_i), len(weights_j)), np.float32)
+        self._k = 0
+
+    def add(self, plane: Float32) -> None:
+        """Add the next plane (j, i)."""
+        # Sparse rows first: contiguous axpys over whole image rows, several times faster than a dense product.
+        small = self._columns @ np.ascontiguousarray((self._rows @ plane).T)
+        weights = self._weights_k[:, self._k]
+        for new_k in np.flatnonzero(weights):
+            self._out[new_k] += weights[new_k] * small
+        self._k += 1
+
+    @property
+    def coarse(self) -> Float32:
+        """What has come of all planes so far, (k, j, i)."""
+        return self._out.transpose(0, 2, 1)
+
+
+def window_planes(source: Slabs, window_hu: tuple[float, float]) -> Iterator[Float32]:
+    """Limit every plane (j, i) of a stream to a window; each takes the place of the one before."""
+    clipped, plane_hu = np.empty(source.shape[1::-1], source.dtype), np.empty(source.shape[1::-1], np.float32)
     low, high = (int(bound) for bound in window_hu)
-    k = 0
     for slab in source.slabs:
         for plane in slab:
             # Clipped in its own type: int16 is twice as fast as float32.
-            scratch[...] = np.clip(plane, low, high, out=clipped)
-            # Sparse rows first: contiguous axpys over whole image rows, several times faster than a dense product.
-            small = columns @ np.ascontiguousarray((rows @ scratch).T)
-            for new_k in np.flatnonzero(weights_k[:, k]):
-                out[new_k] += weights_k[new_k, k] * small
-            k += 1
-    return out.transpose(0, 2, 1)
+            plane_hu[...] = np.clip(plane, low, high, out=clipped)
+            yield plane_hu
 
 
 def resampled_affine(

@@ -16,8 +16,8 @@ from scipy import ndimage
 
 from medfinder.volume.published import RECIPES
 from medfinder.volume.read import Room, keep_slabs, open_slabs, read_ahead, read_volume, turn_stored
-from medfinder.volume.region import find_anatomy
-from medfinder.volume.resample import resample_slabs, resampled_affine
+from medfinder.volume.region import COARSE_WINDOW_HU, WORKING_SPACING_MM, Anatomy, Coarsening, find_anatomy
+from medfinder.volume.resample import Resampler, resample_slabs, resampled_affine, window_planes
 from medfinder.volume.types import AIR_HU, Affine, Array, Grid, Slabs, Volume, slabs_of, turn_to_ras
 
 Float32 = npt.NDArray[np.float32]
@@ -58,26 +58,40 @@ def read_and_standardise(
     series_instance_uid: str | None = None,
     rescale: tuple[float, float] | None = None,
     room: Room | None = None,
-) -> tuple[Volume, Callable[[], Volume]]:
+) -> tuple[Volume, Callable[[], Volume], Callable[[], Anatomy]]:
     """Read a volume whole, as `read_volume` does, and resample it on the way, while each slab is at hand.
 
     Args:
         room: memory to read into; the volume then stands only until the next one is read into it.
 
     Returns:
-        The volume, and a function that gives ``standardise(volume, grid)`` at little further cost, for whoever judges
-        the volume first.
+        The volume, and two functions that give ``standardise(volume, grid)`` and ``find_anatomy(volume)`` at little
+        further cost, for whoever judges the volume first.
 
     Raises:
         VolumeError: see `read_volume`.
     """
     if grid.recipe:
         volume = read_volume(path, series_instance_uid=series_instance_uid, rescale=rescale)
-        return volume, partial(standardise, volume, grid)
+        return volume, partial(standardise, volume, grid), partial(find_anatomy, volume)
     source = open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)
     stored, slabs = keep_slabs(source, room or Room())
-    coarse = _resample(read_ahead(slabs), grid)
-    return turn_stored(stored, source), partial(_settle, coarse, source, grid)
+    # A view of what is still to come: it tells which slices the anatomy is found on.
+    coarsening = _begin_anatomy(turn_stored(stored, source), grid)
+    resampler = Resampler(source, _stored_spacing(source, grid))
+    for k, plane in enumerate(window_planes(read_ahead(slabs), grid.window_hu)):
+        resampler.add(plane)
+        if coarsening and k in coarsening.taken:
+            coarsening.add(plane)
+    volume = turn_stored(stored, source)
+    find = coarsening.find_anatomy if coarsening else partial(find_anatomy, volume)
+    return volume, partial(_settle, resampler.coarse, source, grid), find
+
+
+def _begin_anatomy(volume: Volume, grid: Grid) -> Coarsening | None:
+    """Prepare to find the anatomy on the way, where the same planes serve it that are resampled."""
+    is_served = grid.window_hu == COARSE_WINDOW_HU and min(volume.spacing_mm) < WORKING_SPACING_MM
+    return Coarsening(volume) if is_served else None
 
 
 def _standardise(source: Slabs, grid: Grid) -> Volume:

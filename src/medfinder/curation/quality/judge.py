@@ -6,7 +6,7 @@ is found once, on a grid of 5 mm; full resolution is looked at in bands and in a
 fraction of reading the volume.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -91,13 +91,19 @@ _UNSEEN = BodyRegion("not chest", 0.0, 0.0, "not looked at: the volume was set a
 
 
 def assess(
-    volume: Volume, settings: QualitySettings, *, is_synthetic: bool = False, tags: SeriesTags | None = None
+    volume: Volume,
+    settings: QualitySettings,
+    *,
+    is_synthetic: bool = False,
+    tags: SeriesTags | None = None,
+    find: Callable[[], Anatomy] | None = None,
 ) -> Quality:
     """Judge a volume.
 
     Args:
         is_synthetic: a phantom, which may be small.
         tags: what the headers say, where they are known.
+        find: gives the anatomy of the volume, where that was prepared while it was read.
     """
     missing = missing_share(volume)
     limit = settings.min_dimension_synthetic if is_synthetic else settings.min_dimension
@@ -107,11 +113,12 @@ def assess(
         fault = find_missing_voxels(missing, limit=settings.max_missing_share)
     if fault is not None:
         return Quality(fault, (), 0.0, figures, volume, _UNSEEN)
-    volume, fault, told = check_scale(volume)
+    came, (volume, fault, told) = volume, check_scale(volume)
     fault = fault or find_missing_voxels(missing, limit=settings.max_missing_share)
     if fault is not None:
         return Quality(fault, (), 0.0, figures, volume, _UNSEEN)
-    anatomy = find_anatomy(volume)
+    # What was prepared is that of the volume as it came, not of a mended one.
+    anatomy = find() if find and volume is came else find_anatomy(volume)
     region = region_of(anatomy)
     posture = measure_posture(anatomy) if region.name == "chest" else None
     continuity, grain = measure_continuity(volume), measure_grain(volume, anatomy)
