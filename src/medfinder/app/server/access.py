@@ -51,7 +51,8 @@ class AccessSettings:
     Attributes:
         per_s: requests a second that a key may make in the long run; a page with three slices a hit asks 35 at once.
         burst: requests at once.
-        failures_per_min: times that one address may come with a wrong key, or none, a minute and at once.
+        failures_per_min: wrong keys that may be shown from one address, a minute and at once. To show none is no guess,
+            nor is the cookie of an ended session: a page that was open then asks for all its pictures with it.
         session_h: after which a browser shows its key again: a shift.
         is_tls: whether browsers reach the server by https; cookies then never travel otherwise.
         origins: addresses under which browsers know the server, where a proxy changes ``Host``.
@@ -224,15 +225,15 @@ class Access:
         if header is not None:
             kind, _, shown = header.partition(" ")
             found = self._by_key(shown.strip()) if kind.lower() == "bearer" else None
+            if found is None:
+                self._count_failure(request)
         elif cookie is not None:
             found = self._by_cookie(cookie)
             if found is not None and request.method not in _SAFE_METHODS:
                 self._check_origin(request, must_tell=True)
         else:
-            self._count_failure(request)
             raise _no_key("a key is needed: send Authorization: Bearer KEY")
         if found is None:
-            self._count_failure(request)
             raise _no_key("this key is not known, has expired or was revoked")
         return found
 

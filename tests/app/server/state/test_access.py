@@ -200,9 +200,19 @@ def test_who_guesses_is_told_to_wait_but_a_good_key_passes(state: State, ask: Ca
     client = ask(failures_per_min=2)
     codes = [client.get("/v1/viewer", headers=bearer("wrong")).status_code for _ in range(3)]
     assert codes == [401, 401, 429]
-    assert client.get("/v1/viewer").status_code == 429
     assert client.post("/session", params={"key": "wrong"}).status_code == 429
     assert client.get("/v1/viewer", headers=bearer(key)).status_code == 200
+
+
+def test_a_page_whose_session_ended_does_not_lock_its_reader_out(
+    state: State, ask: Callable[..., TestClient]
+) -> None:
+    _, key = add_key(state, "ward 3", "viewer")
+    client = ask(failures_per_min=2)
+    assert {client.get("/v1/viewer").status_code for _ in range(5)} == {401}
+    client.cookies.set("medfinder", "ended")
+    assert {client.get("/v1/viewer").status_code for _ in range(5)} == {401}
+    assert client.post("/session", params={"key": key}).status_code == 200
 
 
 def test_an_open_server_closes_when_the_first_key_is_made_and_never_opens_again(
