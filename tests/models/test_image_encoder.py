@@ -1,5 +1,6 @@
 """The image encoder: what it refuses when it is built, and its finding maps."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from medfinder.models.image_encoder import (
     FindingMaps,
     ImageEncoder,
     ImageEncoderSettings,
+    PlacedMaps,
     map_shape,
     token_shape,
 )
@@ -62,13 +64,25 @@ def test_a_cell_of_a_map_lies_where_its_features_do_and_within_its_token() -> No
 
 
 def test_what_the_maps_find_reaches_the_tokens_and_the_label_scores() -> None:
-    encoder = ImageEncoder(MAPPED, shape=(8, 8, 8), labels=LABELS)
-    torch.nn.init.normal_(encoder.of_maps.weight)
-    _, scores, _ = encoder(torch.randn(1, 8, 8, 8) * 500)
+    encoder = ImageEncoder(MAPPED, shape=(8, 8, 16), labels=LABELS)
+    _, scores, _ = encoder(torch.randn(2, 8, 8, 16) * 500)
     scores.sum().backward()
-    for weight in (encoder.finder.scores.weight, encoder.finder.back.weight, encoder.of_maps.weight):
+    for weight in (encoder.finder.scores.weight, encoder.finder.back.weight, encoder.placed.place[2]):
         assert weight.grad is not None
         assert weight.grad.any()
+
+
+def test_a_label_is_told_by_the_map_of_its_finding_where_it_is_looked_for() -> None:
+    placed = PlacedMaps((1, 1, 2), [1, 1, 0])
+    torch.nn.init.zeros_(placed.place[2])
+    with torch.no_grad():
+        placed.place[2][1, 1] = -20.0  # the second label is looked for in the first token along z only
+    maps = torch.full((1, 2 * 2 * 4, 2), -10.0)
+    maps[0, 3, 1] = 10.0  # the last cell along z
+    plain, elsewhere, other = placed(maps)[0].tolist()
+    assert plain == pytest.approx(10 - math.log(16) / 2, abs=1e-3)
+    assert elsewhere < 0
+    assert other == pytest.approx(-10 + math.log(16) / 2, abs=1e-3)
 
 
 def test_maps_need_a_finer_stage_than_the_tokens() -> None:

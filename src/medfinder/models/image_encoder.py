@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medfinder.errors import ConfigError
-from medfinder.models.labels import names_of
+from medfinder.models.labels import name_of, names_of
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,9 @@ class ImageEncoder(nn.Module):
         self.map_names = names_of(labels) if settings.finding_maps else ()
         if self.map_names:
             self.finder = FindingMaps(settings.channels[-2], last, findings=len(self.map_names))
-            self.of_maps = nn.Linear(len(self.map_names), len(labels), bias=False)
-            nn.init.zeros_(self.of_maps.weight)
+            self.placed = PlacedMaps(
+                token_shape(settings, shape), [self.map_names.index(name_of(label)) for label in labels]
+            )
         self.position = nn.ParameterList(nn.Parameter(torch.randn(n, last) * 0.5) for n in token_shape(settings, shape))
         self.token_norm = nn.LayerNorm(last)
         self.token_mlp = nn.Sequential(nn.Linear(last, 2 * last), nn.GELU(), nn.Linear(2 * last, last))
@@ -205,7 +206,7 @@ class ImageEncoder(nn.Module):
         token_scores = self.label_scores(tokens)
         scores = _smooth_max(token_scores)
         if self.map_names:
-            scores = scores + self.of_maps(_smooth_max(maps).clamp(-8, 8) / 4)
+            scores = scores + self.placed(maps)
         return torch.cat([pooled, scores.clamp(-8, 8) / 4], 1), scores, token_scores
 
 
@@ -238,6 +239,36 @@ class FindingMaps(nn.Module):
         scores = self.scores(mixed)
         found = scores.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4, 6).logsumexp(4)
         return tokens + self.back(found.clamp(-8, 8) / 4), scores.reshape(n, 2 * x, 2 * y, 2 * z, -1)
+
+
+class PlacedMaps(nn.Module):
+    """Scores of labels from the maps of their findings: one token that sees the finding where it should be is enough.
+
+    Where a label's finding is looked for ("nodule | left upper lobe") is learned along each axis; ours. Without it what
+    the maps know of small findings reaches the labels too late: a map told collapsed vertebrae with an AUROC of 0.98,
+    the label made from tokens with 0.66.
+
+    Args:
+        shape: tokens along x, y, z.
+        finding: of each label, the number of its map.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], finding: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.finding: Tensor
+        self.register_buffer("finding", torch.tensor(finding, dtype=torch.long), persistent=False)
+        self.place = nn.ParameterList(nn.Parameter(torch.zeros(n, len(finding))) for n in shape)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (n, cells, findings) to label scores (n, labels)."""
+        x, y, z = self.shape
+        by_token = maps.reshape(len(maps), x, 2, y, 2, z, 2, -1).logsumexp((2, 4, 6))
+        scores = by_token.index_select(4, self.finding)
+        # Axis by axis: the sum over all places at once would hold a map for each label several times.
+        for place in reversed(self.place):
+            scores = torch.logsumexp(scores + place, -2)
+        return scores - math.log(maps.shape[1]) * 0.5
 
 
 def _smooth_max(token_scores: Tensor) -> Tensor:

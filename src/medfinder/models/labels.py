@@ -49,7 +49,17 @@ def names_of(labels: Sequence[str]) -> tuple[str, ...]:
         >>> names_of(["nodule", "nodule | left", "mass | left"])
         ('mass', 'nodule')
     """
-    return tuple(sorted({label.partition(" | ")[0] for label in labels}))
+    return tuple(sorted({name_of(label) for label in labels}))
+
+
+def name_of(label: str) -> str:
+    """Name the finding that a label is about.
+
+    Example:
+        >>> name_of("nodule | left upper lobe")
+        'nodule'
+    """
+    return label.partition(" | ")[0]
 
 
 def label_targets(cases: Sequence[Iterable[Finding]], labels: Sequence[str]) -> np.ndarray:
