@@ -477,6 +477,34 @@ def test_a_word_means_what_the_organ_beside_it_makes_of_it(sentence: str, langua
 
 
 @pytest.mark.parametrize(
+    ("sentence", "language", "expected"),
+    [
+        ("The nodule is most likely a granuloma.", "en", "nodule ?calcified granuloma"),
+        ("Consolidation is likely infectious.", "en", "consolidation"),
+        ("Pneumonia is likely.", "en", "?pneumonia"),
+        ("Pneumonia is likely given the fever.", "en", "?pneumonia"),
+        ("Organizing pneumonia is felt to be less likely.", "en", "?organising pneumonia"),
+        ("Lymphoma is favored over sarcoidosis.", "en", "?lymphoma ?sarcoidosis"),
+        ("linfoma mas probable que sarcoidosis", "es", "?lymphoma ?sarcoidosis"),
+        ("Atelectasis indistinguishable from pneumonia.", "en", "?atelectasis ?pneumonia"),
+        ("Appearance atypical for COVID-19.", "en", "?COVID-19"),
+        ("Doubt pneumonia.", "en", "?pneumonia"),
+        ("Non-visualization of the left pneumothorax.", "en", "-pneumothorax/left"),
+        ("PE protocol CT.", "en", ""),
+        ("Lytic lesion in T11, worrisome for osseous metastasis.", "en", "?bone metastasis/None/T11"),
+        ("Lytic lesion in T11 and suspected rib metastasis.", "en", "bone metastasis/None/T11"),
+        ("The spleen measures 15 cm, enlarged.", "en", "splenomegaly"),
+        ("Liver unremarkable, enlarged uterus.", "en", ""),
+        ("Adrenal glands without nodularity.", "en", "-adrenal nodule"),
+        ("Cavitary nodule in the left upper lobe.", "en", "cavity nodule/left/upper_lobe"),
+        ("No enlarged axillary, supraclavicular or hilar lymph nodes.", "en", "-adenopathy/None/axillary"),
+    ],
+)
+def test_doubt_and_denial_reach_what_they_are_said_of(sentence: str, language: Language, expected: str):
+    check(sentence, expected, language)
+
+
+@pytest.mark.parametrize(
     ("word", "same"),
     [
         ("visualised", "visualized"), ("demineralisation", "demineralization"), ("granulomata", "granulomas"),

@@ -36,6 +36,7 @@ class Keyword:
         snomed: SNOMED CT concept; None where it was not checked.
         persists: what is told as history is still there (a mastectomy, a pacemaker).
         is_midline: it has no side.
+        doubted_as_one: of two of its names in a sentence, a doubt about the second is one about the first.
         means: what counts as it, where names in use overlap.
     """
 
@@ -48,6 +49,7 @@ class Keyword:
     snomed: str | None = None
     persists: bool = False
     is_midline: bool = False
+    doubted_as_one: bool = False
     means: str | None = None
 
 
@@ -197,6 +199,7 @@ def load_keywords() -> Mapping[str, Keyword]:
             snomed=entry.get("snomed"),
             persists=entry.get("persists", False),
             is_midline=entry.get("midline", False),
+            doubted_as_one=entry.get("doubted_as_one", False),
             means=entry.get("means"),
         )
     return keywords

@@ -193,6 +193,9 @@ def _organ_of(keyword: Match, organs: Sequence[Match], matches: Sequence[Match],
     if carried:
         carrying = (match for match in matches if match.kind == "deny_before" or match.name in ("with", "con"))
         carried |= {match.first - 1 for match in carrying}
+    # "Spleen of 15 cm, enlarged": an adjective that ends its part speaks of the organ before the comma.
+    if carried and keyword.name == "enlarged" and (keyword.last + 1 == len(stems) or stems[keyword.last + 1] in ",;:)"):
+        carried.add(keyword.first - 1)
     for word in between:
         if word in closed or (stems[word] in PUNCTUATION and not (word in carried and stems[word] in ",:")):
             return None

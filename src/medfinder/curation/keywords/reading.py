@@ -8,6 +8,7 @@ for reports without commas. Refused: nothing.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from medfinder.curation.keywords.library import Lexicon, load_keywords, load_lexicon
 from medfinder.curation.keywords.matching import PUNCTUATION, Match, Sentence, find_matches, take_apart
@@ -107,10 +108,22 @@ def _judge(sentence: Sentence) -> list[Status | None]:
             statuses.append(None)
         else:
             statuses.append("present")
+    for before, after in _restatements(sentence):
+        if (statuses[before], statuses[after]) == ("present", "uncertain"):
+            statuses[before] = "uncertain"
     for before, after in _alternatives(sentence):
         if statuses[before] == statuses[after] == "present":
             statuses[before] = statuses[after] = "uncertain"
     return statuses
+
+
+def _restatements(sentence: Sentence) -> Iterator[tuple[int, int]]:
+    """Go through the neighbours that say one keyword twice: "lytic lesion, worrisome for bone metastasis"."""
+    joins = {match.first for match in sentence.matches if match.kind in ("and", "or")}
+    for index, (before, after) in enumerate(pairwise(sentence.keywords)):
+        is_joined = any(before.last < word < after.first for word in joins)
+        if before.name == after.name and load_keywords()[before.name].doubted_as_one and not is_joined:
+            yield index, index + 1
 
 
 def _alternatives(sentence: Sentence) -> Iterator[tuple[int, int]]:
