@@ -14,7 +14,7 @@ from medfinder.sources.files import hash_id
 from medfinder.sources.receive import Inbox
 
 SETTINGS = pacs.PacsSettings("http://pacs.example/dicom-web", attempts=1)
-TEMPLATE = "https://viewer.example/?StudyInstanceUIDs={uid}"
+TEMPLATE = "https://viewer.example/?StudyInstanceUIDs={StudyInstanceUID}"
 
 
 class Shelf:
@@ -134,7 +134,16 @@ def test_a_hit_leads_into_the_viewer_only_for_whom_the_map_was_kept(tmp_path: Pa
 def test_a_map_open_to_others_and_a_template_without_a_place_for_the_uid_are_refused(tmp_path: Path) -> None:
     links = tmp_path / "studies.jsonl"
     add_link(links, "0f0f", "1.2.840.1")
-    for template in ("https://viewer.example/", "javascript:{uid}"):
+    for template in (
+        "https://viewer.example/",
+        "https://viewer.example/{uid}",
+        "javascript:alert({StudyInstanceUID})",
+        "//viewer.example/{StudyInstanceUID}",
+        "https://{StudyInstanceUID}/",
+        "https://[/{StudyInstanceUID}",
+        "https://viewer.example/{StudyInstanceUID}/{StudyInstanceUID}",
+        "https://viewer.example/\n{StudyInstanceUID}",
+    ):
         with pytest.raises(ConfigError, match="no template"):
             ViewerLinks(template, links)
     links.chmod(0o644)

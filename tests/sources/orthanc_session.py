@@ -43,7 +43,7 @@ def raise_loopback() -> None:
 
 
 @contextlib.contextmanager
-def orthanc(program: str, work: Path) -> Iterator[None]:
+def orthanc(program: str, work: Path) -> Iterator["subprocess.Popen[bytes]"]:
     config = work / "orthanc.json"
     config.write_text(
         json.dumps(
@@ -71,7 +71,7 @@ def orthanc(program: str, work: Path) -> Iterator[None]:
     ):
         try:
             wait_until_up(run)
-            yield
+            yield run
         finally:
             run.terminate()
 

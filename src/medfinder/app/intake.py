@@ -7,7 +7,6 @@ way in. Set aside: a study that the PACS does not give up whole, or curation ref
 gone (what is in the index stays there; run again to go on), an index that another process has open.
 """
 
-import os
 import shutil
 import time
 import zipfile
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from medfinder.app.remote import open_client
 from medfinder.app.study_links import add_link
 from medfinder.client import Client, ServerError
 from medfinder.curation.curate import CurationSettings, curate
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from medfinder.models.protocol import DualEncoder
 
 T = TypeVar("T")
-
-SERVER_KEY = "MEDFINDER_SERVER_KEY"
 
 # Ours: as for one's own folders of CTs, a partial chest is still worth finding.
 _MIN_DIMENSION = 10
@@ -253,7 +251,7 @@ class RunningServer:
 
 def open_server(url: str, folder: Path) -> RunningServer:
     """Open a running server as a place; its key comes from the environment (``MEDFINDER_SERVER_KEY``)."""
-    return RunningServer(Client(url, key=os.environ.get(SERVER_KEY)), url, folder)
+    return RunningServer(open_client(url), url, folder)
 
 
 # ---------------------------------------------------------------------------------------------------- from a PACS
@@ -341,6 +339,9 @@ def ingest(
         except StudyError as error:
             summary.not_fetched[name] = str(error)
             continue
+        except pacs.UnreachableError as error:
+            gone = f"{error}; {done} of {plural(len(plan.todo), 'study')} done: run the same command again to go on"
+            raise DatasetError(gone) from error
         enter(place, taken)
         summary.add(taken)
     if progress is not None:
