@@ -15,6 +15,7 @@ import pytest
 
 from medfinder.errors import SearchIndexError
 from medfinder.records import Case, Finding
+from medfinder.retrieval.engine import Way
 from medfinder.retrieval.filters import parse_filter
 from medfinder.retrieval.index import SearchIndex, is_index
 from medfinder.retrieval.lexical import describe_query
@@ -362,3 +363,60 @@ def test_adding_searching_and_removing_at_the_same_time(small: SearchIndex, make
         searcher.join()
     assert troubles == []
     assert len(small) == 16
+
+
+# ---- at size ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["compressed", "graph"])
+def test_an_optimised_index_finds_what_numpy_finds(
+    way: Way, tmp_path: Path, empty_index: Callable[[Path, int], SearchIndex], make_case: Callable[..., Case]
+) -> None:
+    rng = np.random.default_rng(5)
+    centres = rng.normal(size=(40, 64))
+    vectors = centres[rng.integers(0, 40, 2_100)] + 0.7 * rng.normal(size=(2_100, 64))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    asked, kept = vectors[:100], vectors[100:]
+    cases = [make_case(f"{row:04}", sex="F" if row % 10 else "M") for row in range(len(kept))]
+    told: list[tuple[int, int]] = []
+    with empty_index(tmp_path / "large", 64) as index:
+        index.add(cases, kept, kept, tmp_path, model_digest=DIGEST)
+        assert index.info().optimised == 0
+        assert index.optimise(way, progress=lambda *done: told.append(done)) == way
+    assert (told[0], told[-1]) == ((0, 2_000), (2_000, 2_000))
+    with SearchIndex.open(tmp_path / "large") as index:
+        assert (index.info().way, index.info().optimised, len(index)) == (way, 2_000, 2_000)
+        men = parse_filter("sex = M")
+        for where, rows in ((None, np.arange(2_000)), (men, np.arange(0, 2_000, 10))):
+            right = rows[np.argsort(-(asked @ kept[rows].T), axis=1)[:, :10]]
+            found = [{int(one) for one, _ in index.nearest("image", query, limit=10, where=where)} for query in asked]
+            recall = np.mean([len(set(best.tolist()) & ids) / 10 for best, ids in zip(right, found, strict=True)])
+            assert recall >= 0.99
+        scores = [score for _, score in index.nearest("image", asked[0], limit=5)]
+        assert scores == pytest.approx(np.sort(asked[0] @ kept.T)[::-1][:5], abs=1e-5)
+
+
+def test_cases_added_after_optimising_are_found(small: SearchIndex, make_case: Callable[..., Case]) -> None:
+    _add(small, (make_case("a"), _unit(1, 0)), (make_case("b"), _unit(1, 1)))
+    assert small.optimise() == "exact"
+    small.optimise("graph")
+    _add(small, (make_case("c", "Mass."), _unit(0, 1)))
+    small.remove(["b"])
+    assert [case_id for case_id, _ in small.nearest("image", _unit(0, 1), limit=2)] == ["c", "a"]
+    assert small.info().optimised == 2
+    small.optimise("compressed")
+    assert (small.info().way, small.info().optimised) == ("compressed", 2)
+    assert small.nearest("affirmed", describe_query("mass").affirmed, limit=5)[0][0] == "c"
+    small.optimise()
+    assert small.info().way == "exact"
+    assert [case_id for case_id, _ in small.nearest("image", _unit(0, 1), limit=2)] == ["c", "a"]
+
+
+def test_counts_follow_changes(small: SearchIndex, make_case: Callable[..., Case]) -> None:
+    men = parse_filter("sex = M")
+    _add(small, (make_case("a", sex="M"), _unit(1, 0)))
+    assert (small.count(men), small.facet("sex", men), small.facet("sex")) == (1, {"M": 1}, {"M": 1})
+    _add(small, (make_case("b", sex="M"), _unit(1, 0)))
+    assert (small.count(men), small.facet("sex", men), small.facet("sex")) == (2, {"M": 2}, {"M": 2})
+    small.remove(["a", "b"])
+    assert (small.count(men), small.facet("sex", men), small.facet("sex")) == (0, {}, {})

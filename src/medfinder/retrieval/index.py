@@ -1,4 +1,4 @@
-"""The search index: one point a case in Qdrant Edge, kept in a folder that remembers its model.
+"""The search index: one point a case in an engine, which remembers the model that its vectors came from.
 
 In: cases with their image and report embeddings. Out: lists of case ids with scores, for a dense or a sparse vector and
 a filter. A point holds the unit vectors ``image`` and ``report``, the sparse BM25 vectors ``affirmed`` and ``denied``,
@@ -6,11 +6,11 @@ and the case itself as payload. Refused with ``SearchIndexError``: folders that 
 another process has open, vectors of another model than the index was made with, and a disk that is nearly full.
 
     INDEX/index.json   format, engine, model name and digest, width; written once, at creation
+    INDEX/optimised.json   how many cases were there when it was last optimised
     INDEX/lock         held while the index is open
-    INDEX/shard/       the engine's own files
+    INDEX/shard/       the engine's own files (``edge``)
 
-``add`` and ``remove`` return once the engine's write-ahead log is on disk; what they acknowledged survives kill -9. The
-engine is imported here and nowhere else.
+``add`` and ``remove`` return once the engine's write-ahead log is on disk; what they acknowledged survives kill -9.
 """
 
 import fcntl
@@ -21,60 +21,41 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
-from medfinder.errors import MissingExtraError, SearchIndexError
+from medfinder.errors import SearchIndexError
 from medfinder.records import Case, Finding
-from medfinder.retrieval.filters import AllOf, AnyOf, Comparison, Condition, Not, Unknown, equals
+from medfinder.retrieval.edge import ROOM_TO_WRITE, EdgeEngine, engine_name, require_room
+from medfinder.retrieval.engine import SPARSE, Engine, IndexSettings, Point, Progress, Space, Way, flag
+from medfinder.retrieval.filters import Condition, equals
 from medfinder.retrieval.lexical import Terms, describe_case
-
-Space = Literal["image", "report", "affirmed", "denied"]
 
 # Raised whenever older code could not read what newer code writes.
 FORMAT = 1
-
-_DENSE: tuple[Space, ...] = ("image", "report")
-_SPARSE: tuple[Space, ...] = ("affirmed", "denied")
-
-# Payload fields with an index of their own, and its kind: those that filters often ask for or that are counted. Each
-# costs ten files that every flush must write, so the others are left to be read from the payload.
-_PAYLOAD_INDEXES = {
-    "age_years": "Float",
-    "findings": "Keyword",
-    "is_synthetic": "Keyword",
-    "negated": "Keyword",
-    "region": "Keyword",
-    "sex": "Keyword",
-    "source": "Keyword",
-    "spacing_z_mm": "Float",
-    "split": "Keyword",
-}
-
-# Flushing writes every file of the shard; what it saves is the time to replay the log when the index is opened.
-_FLUSH_EVERY_S = 30.0
-
-_SCROLL_PAGE = 1_000
-
-# The engine maps its files into memory, and the system ends a process that writes to a mapped file on a full disk
-# (SIGBUS): there is no error to catch, so room is looked for beforehand. Ours: more than a batch and the log can take.
-_ROOM_TO_WRITE = 128 * 2**20
-_ROOM_TO_OPEN = 16 * 2**20
 
 _STATED = ["case_id", "study_id", "patient_id", "findings", "negated"]
 
 # What is remembered of cases met in searches, so that their payload is read once; about 100 MB at the most.
 _MAX_REMEMBERED = 200_000
 
+# Facets and counts that are remembered until something changes; ours: more than a page's filters ask in a minute.
+_MAX_COUNTED = 500
+
 # Engine scores are float32; what differs by less than this is a tie.
 _SCORE_DIGITS = 6
+
+
+# Share of the cases below which laying an index out anew pays: ours, because the others are only compared in turn.
+_FRESH = 0.9
+
+_USUAL = IndexSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +90,9 @@ class IndexInfo:
     Attributes:
         width: length of an embedding.
         counts: field to value to number of cases, for source, split, region and is_synthetic.
-        size_bytes: on disk.
+        size_bytes: on disk; 0 where that is not known.
+        way: how vectors are searched.
+        optimised: cases that were there when it was last laid out for that.
     """
 
     path: Path
@@ -120,6 +103,8 @@ class IndexInfo:
     format: int
     engine: str
     size_bytes: int
+    way: Way
+    optimised: int
     counts: Mapping[str, Mapping[str, int]]
 
 
@@ -129,22 +114,29 @@ class SearchIndex:
     Threads of one process may add, remove and search at the same time.
     """
 
-    def __init__(self, path: Path, meta: dict[str, Any], shard: Any, lock: int) -> None:
+    def __init__(self, path: Path, meta: Mapping[str, Any], engine: Engine, release: Callable[[], None]) -> None:
         self.path = path
         self._meta = meta
-        self._shard = shard
-        self._lock = lock
-        self._writing = threading.Lock()
+        self._engine = engine
+        self._release = release
+        self._is_open = True
         self._remembering = threading.Lock()
-        self._flushed_at = time.monotonic()
         self._remembered: dict[int, Statements] = {}
         self._known_terms: dict[int, bool] = {}
+        self._counted: dict[Any, Any] = {}
         self._changes = 0
 
     # ---- life --------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, *, model_digest: str, width: int, model_name: str) -> Self:
+    def create(
+        cls,
+        path: Path,
+        *,
+        model_digest: str,
+        width: int,
+        model_name: str,
+    ) -> Self:
         """Make an empty index for one model's vectors and open it; killed half-way, nothing stands at ``path``.
 
         Raises:
@@ -156,19 +148,19 @@ class SearchIndex:
             )
         meta = {
             "format": FORMAT,
-            "engine": f"qdrant-edge-py {_engine_version()}",
+            "engine": engine_name(),
             "model_name": model_name,
             "model_digest": model_digest,
             "width": width,
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _require_room(path.parent, _ROOM_TO_WRITE)
+            require_room(path.parent, ROOM_TO_WRITE)
             draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         except OSError as error:
             raise SearchIndexError(f"no index can be made at {path}: {error.strerror}") from error
         try:
-            _create_shard(draft / "shard", width)
+            EdgeEngine.create(draft / "shard", width)
             (draft / "index.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
             draft.chmod(0o755)
             draft.rename(path)
@@ -189,29 +181,25 @@ class SearchIndex:
             SearchIndexError: no index is there, it is damaged, or another process has it open.
         """
         meta = _read_meta(path)
-        _require_room(path, _ROOM_TO_OPEN)
         lock = _take_lock(path, wait_s)
         try:
-            with _engine_errors(f"index {path} cannot be loaded; make it anew"):
-                shard = _engine().EdgeShard.load(str(path / "shard"))
+            engine = EdgeEngine(path / "shard")
         except BaseException:
             os.close(lock)
             raise
-        return cls(path, meta, shard, lock)
+        return cls(path, meta, engine, lambda: os.close(lock))
 
     def flush(self) -> None:
         """Write everything to disk."""
-        with _engine_errors(f"index {self.path} cannot be flushed"):
-            self._shard.flush()
+        self._engine.flush()
 
     def close(self) -> None:
         """Let go of the index; closing twice does nothing."""
-        if self._lock < 0:
+        if not self._is_open:
             return
-        with _engine_errors(f"index {self.path} cannot be closed"):
-            self._shard.close()
-        os.close(self._lock)
-        self._lock = -1
+        self._engine.close()
+        self._is_open = False
+        self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -286,7 +274,8 @@ class SearchIndex:
             payload["digest"] = digests[row] if digests else ""
             points.append(_to_point(case, payload, image[row], report[row]))
         if points:
-            self._update(_engine().UpdateOperation.upsert_points(points), cases=[case.case_id for case in cases])
+            self._engine.upsert(points)
+            self._forget(point.id for point in points)
 
     def remove(self, case_ids: Sequence[str]) -> int:
         """Remove cases; ids that are not there are passed over.
@@ -297,25 +286,38 @@ class SearchIndex:
         there = list(self.cases(case_ids))
         if there:
             points = [_point_id(case_id) for case_id in there]
-            self._update(_engine().UpdateOperation.delete_points(points), cases=there)
+            self._engine.delete(points)
+            self._forget(points)
         return len(there)
 
-    def _update(self, operation: Any, *, cases: Sequence[str]) -> None:
-        _require_room(self.path, _ROOM_TO_WRITE)
-        with self._writing, _engine_errors(f"index {self.path} cannot be written"):
-            self._shard.update(operation)
-            with self._remembering:
-                self._changes += 1
-                self._known_terms.clear()
-                for case_id in cases:
-                    self._remembered.pop(_point_id(case_id), None)
-            # The engine's log is in the page cache now, which outlives the process; on disk, it outlives the machine.
-            # The engine replays it when the index is opened.
-            for file in (self.path / "shard" / "wal").iterdir():
-                _sync(file)
-            if time.monotonic() - self._flushed_at > _FLUSH_EVERY_S:
-                self._shard.flush()
-                self._flushed_at = time.monotonic()
+    def _forget(self, points: Iterable[int]) -> None:
+        """Remember nothing that a change has made wrong."""
+        with self._remembering:
+            self._changes += 1
+            self._known_terms.clear()
+            self._counted.clear()
+            for point in points:
+                self._remembered.pop(point, None)
+
+    def optimise(
+        self, way: Way | None = None, settings: IndexSettings = _USUAL, progress: Progress | None = None
+    ) -> Way:
+        """Make searching quick where the index is large; call it after many cases were added.
+
+        Cases that are added later are found as well. Killed, it leaves an index that is searched exactly.
+
+        Args:
+            way: how to search; by the number of cases if not given, and then only where it is worth the while.
+
+        Returns:
+            How it is searched from now on.
+        """
+        cases, before = len(self), self._engine.optimised()
+        chosen = way or settings.way(cases)
+        is_fresh = before.way == chosen and before.cases >= (cases if way else _FRESH * cases)
+        if not is_fresh and (chosen, before.way) != ("exact", "exact"):
+            self._engine.optimise(chosen, settings, self.width, progress)
+        return chosen
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
@@ -324,8 +326,22 @@ class SearchIndex:
 
     def count(self, where: Condition | None = None, among: Sequence[str] | None = None) -> int:
         """Count the cases that pass a filter, of all or among some."""
-        with _engine_errors(f"index {self.path} cannot be read"):
-            return int(self._shard.count(_engine().CountRequest(exact=True, filter=_to_filter(where, among))))
+        ids = None if among is None else [_point_id(case_id) for case_id in among]
+        if ids is not None:
+            return self._engine.count(where, ids)
+        return int(self._remember_count(("count", where), lambda: self._engine.count(where, None)))
+
+    def _remember_count(self, asked: Any, count: Callable[[], Any]) -> Any:
+        """Count once until something changes: the same filter is asked again with every page and every query."""
+        if asked in self._counted:
+            return self._counted[asked]
+        changes, counted = self._changes, count()
+        with self._remembering:
+            if changes == self._changes:
+                if len(self._counted) >= _MAX_COUNTED:
+                    self._counted.clear()
+                self._counted[asked] = counted
+        return counted
 
     def nearest(
         self,
@@ -336,7 +352,7 @@ class SearchIndex:
         where: Condition | None = None,
         among: Sequence[str] | None = None,
     ) -> list[tuple[str, float]]:
-        """Rank the cases by one vector, exactly (no approximation).
+        """Rank the cases by one vector; exactly, where the index was not optimised.
 
         Args:
             query: an embedding for ``image`` and ``report`` (score: cosine), terms for ``affirmed`` and ``denied``
@@ -348,34 +364,21 @@ class SearchIndex:
         Returns:
             Case ids with scores, best first, ties by id.
         """
-        passing = _to_filter(where, among)
+        ids = None if among is None else [_point_id(case_id) for case_id in among]
         while True:
-            found = self._query(space, query, limit + 1, passing)
+            found = self._query(space, query, limit + 1, where, ids)
             if len(found) <= limit or found[-1][1] < found[limit - 1][1]:
                 break
             limit *= 4
         return sorted(found[:limit], key=lambda one: (-one[1], one[0]))
 
-    def _query(self, space: Space, query: np.ndarray | Terms, limit: int, passing: Any) -> list[tuple[str, float]]:
-        engine = _engine()
-        if isinstance(query, Terms):
-            vector = engine.SparseVector(list(query.ids), list(query.weights))
-        else:
-            vector = np.asarray(query, dtype=np.float32).tolist()
-        request = engine.QueryRequest(
-            limit=limit,
-            query=engine.Query.Nearest(vector, using=space),
-            filter=passing,
-            params=engine.SearchParams(exact=True),
-            with_payload=False,
-        )
-        with _engine_errors(f"index {self.path} cannot be searched"):
-            points = self._shard.query(request)
-        known = self._recall([point.id for point in points])
+    def _query(
+        self, space: Space, query: np.ndarray | Terms, limit: int, where: Condition | None, among: list[int] | None
+    ) -> list[tuple[str, float]]:
+        points = self._engine.nearest(space, query, limit=limit, where=where, among=among)
+        known = self._recall([point for point, _ in points])
         # A case may have been removed since it was found.
-        return [
-            (known[point.id].case_id, round(float(point.score), _SCORE_DIGITS)) for point in points if point.id in known
-        ]
+        return [(known[point].case_id, round(score, _SCORE_DIGITS)) for point, score in points if point in known]
 
     def statements(self, case_ids: Sequence[str]) -> dict[str, Statements]:
         """Tell what cases are known to have and to deny; those that are not there are left out."""
@@ -388,8 +391,7 @@ class SearchIndex:
         missing = [point for point in points if point not in found]
         if missing:
             changes = self._changes
-            with _engine_errors(f"index {self.path} cannot be read"):
-                records = self._shard.retrieve(missing, _STATED, False)
+            records = self._engine.retrieve(missing, _STATED)
             read = {record.id: _to_statements(record.payload) for record in records}
             found |= read
             # What was read while something changed may be the old state: use it now, but do not keep it.
@@ -400,20 +402,13 @@ class SearchIndex:
 
     def cases(self, case_ids: Sequence[str]) -> dict[str, IndexedCase]:
         """Fetch cases by id; those that are not there are left out."""
-        with _engine_errors(f"index {self.path} cannot be read"):
-            records = self._shard.retrieve([_point_id(one) for one in dict.fromkeys(case_ids)], True, False)
+        records = self._engine.retrieve(_point_ids(case_ids), None)
         return {record.payload["case_id"]: _from_payload(record.payload, self.path) for record in records}
 
     def vectors(self, case_ids: Sequence[str]) -> dict[str, dict[Space, np.ndarray]]:
         """Fetch the embeddings of cases, ``report`` where there is one; cases that are not there are left out."""
-        with _engine_errors(f"index {self.path} cannot be read"):
-            records = self._shard.retrieve([_point_id(one) for one in dict.fromkeys(case_ids)], ["case_id"], True)
-        return {
-            record.payload["case_id"]: {
-                space: np.asarray(record.vector[space], np.float32) for space in _DENSE if space in record.vector
-            }
-            for record in records
-        }
+        records = self._engine.retrieve(_point_ids(case_ids), ["case_id"], with_vectors=True)
+        return {record.payload["case_id"]: dict(record.dense) for record in records}
 
     def knows(self, terms: Terms) -> frozenset[int]:
         """Tell which terms, by their ids, stand in some report."""
@@ -422,11 +417,8 @@ class SearchIndex:
     def _is_known(self, term: int) -> bool:
         if (known := self._known_terms.get(term)) is not None:
             return known
-        engine, changes = _engine(), self._changes
-        one = engine.SparseVector([term], [1.0])
-        requests = (engine.QueryRequest(limit=1, query=engine.Query.Nearest(one, using=space)) for space in _SPARSE)
-        with _engine_errors(f"index {self.path} cannot be searched"):
-            known = any(self._shard.query(request) for request in requests)
+        changes, one = self._changes, Terms((term,), (1.0,))
+        known = any(self._engine.nearest(space, one, limit=1, where=None, among=None) for space in SPARSE)
         with self._remembering:
             if changes == self._changes and len(self._known_terms) < _MAX_REMEMBERED:
                 self._known_terms[term] = known
@@ -435,40 +427,32 @@ class SearchIndex:
     def digests(self, volumes_root: Path | None = None) -> dict[str, str]:
         """Return the content digest of every case, or of those added from one folder."""
         where = None if volumes_root is None else equals("volumes_root", str(volumes_root.resolve()))
-        return {payload["case_id"]: payload["digest"] for payload in self._scroll(["case_id", "digest"], where)}
-
-    def _scroll(self, fields: list[str], where: Condition | None) -> Iterator[dict[str, Any]]:
-        engine, offset = _engine(), None
-        while True:
-            request = engine.ScrollRequest(
-                offset=offset, limit=_SCROLL_PAGE, filter=_to_filter(where), with_payload=fields
-            )
-            with _engine_errors(f"index {self.path} cannot be read"):
-                records, offset = self._shard.scroll(request)
-            yield from (record.payload for record in records)
-            if offset is None:
-                return
+        payloads = self._engine.scroll(["case_id", "digest"], where)
+        return {payload["case_id"]: payload["digest"] for payload in payloads}
 
     def facet(self, field: str, where: Condition | None = None) -> dict[str, int]:
         """Count the cases by the values of a field, most frequent first."""
-        request = _engine().FacetRequest(field, limit=1_000, exact=True, filter=_to_filter(where))
-        with _engine_errors(f"index {self.path} cannot be read"):
-            hits = [(str(hit.value), int(hit.count)) for hit in self._shard.facet(request)]
-        return dict(sorted(hits, key=lambda one: (-one[1], one[0])))
+
+        def count() -> dict[str, int]:
+            counted = self._engine.facet(field, where)
+            return dict(sorted(counted.items(), key=lambda one: (-one[1], one[0])))
+
+        return dict(self._remember_count((field, where), count))
 
     def info(self) -> IndexInfo:
         """Tell what is in the index, by which model, and how large it is."""
-        files = [file for file in self.path.rglob("*") if file.is_file()]
+        cases = len(self)
         return IndexInfo(
             path=self.path,
-            cases=len(self),
+            cases=cases,
             model_name=str(self._meta["model_name"]),
             model_digest=self.model_digest,
             width=self.width,
             format=int(self._meta["format"]),
             engine=str(self._meta["engine"]),
-            # Blocks, not lengths: the write-ahead log's files are sparse.
-            size_bytes=sum(file.stat().st_blocks * 512 for file in files),
+            size_bytes=self._engine.size_bytes(),
+            way=self._engine.optimised().way,
+            optimised=self._engine.optimised().cases,
             counts={field: self.facet(field) for field in ("source", "split", "region", "is_synthetic")},
         )
 
@@ -534,111 +518,6 @@ def _take_lock(path: Path, wait_s: float) -> int:
             return lock
 
 
-def _require_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise SearchIndexError(
-            f"{free // 2**20} MB free on the disk of {folder}, expected at least {needed // 2**20} MB; make room"
-        )
-
-
-def _sync(file: Path) -> None:
-    """Wait until a file is on disk; one that the engine has just dropped needs no waiting."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# ---- engine ----------------------------------------------------------------------------------------------------------
-
-
-def _engine() -> Any:
-    try:
-        import qdrant_edge
-    except ImportError:
-        raise MissingExtraError("the index engine (qdrant-edge-py)", "index") from None
-    return qdrant_edge
-
-
-def _engine_version() -> str:
-    _engine()
-    return version("qdrant-edge-py")
-
-
-@contextmanager
-def _engine_errors(problem: str) -> Iterator[None]:
-    """Turn the engine's failures into ours.
-
-    The engine raises bare ``Exception``, and on damaged files a ``PanicException`` that derives from BaseException and
-    cannot be imported.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise SearchIndexError(f"{problem}: {reason}") from error
-
-
-def _create_shard(path: Path, width: int) -> None:
-    engine = _engine()
-    config = engine.EdgeConfig(
-        vectors={name: engine.EdgeVectorParams(width, engine.Distance.Cosine) for name in _DENSE},
-        sparse_vectors={name: engine.EdgeSparseVectorParams(modifier=engine.Modifier.Idf) for name in _SPARSE},
-    )
-    path.mkdir()
-    with _engine_errors("no index can be made"):
-        shard = engine.EdgeShard.create(str(path), config)
-        for field, kind in _PAYLOAD_INDEXES.items():
-            schema = getattr(engine.PayloadSchemaType, kind)
-            shard.update(engine.UpdateOperation.create_field_index(field, schema))
-        shard.close()
-
-
-def _to_filter(condition: Condition | None, among: Sequence[str] | None = None) -> Any:
-    must = [] if condition is None else [_to_condition(condition)]
-    if among is not None:
-        must.append(_engine().HasIdCondition({_point_id(case_id) for case_id in among}))
-    return _engine().Filter(must=must) if must else None
-
-
-def _to_condition(condition: Condition) -> Any:
-    engine = _engine()
-    match condition:
-        case Comparison():
-            return _compare(condition)
-        case Unknown(field=field):
-            return engine.IsEmptyCondition(field)
-        case Not(part=part):
-            return engine.Filter(must_not=[_to_condition(part)])
-        case AllOf(parts=parts):
-            return engine.Filter(must=[_to_condition(part) for part in parts])
-        case AnyOf(parts=parts):
-            return engine.Filter(should=[_to_condition(part) for part in parts])
-
-
-def _compare(comparison: Comparison) -> Any:
-    engine = _engine()
-    bound = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
-    if comparison.operator != "=":
-        limits = engine.RangeFloat(**{bound[comparison.operator]: comparison.values[0]})
-        return engine.FieldCondition(comparison.field, range=limits)
-    choices = []
-    for value in comparison.values:
-        if isinstance(value, float):
-            choices.append(engine.FieldCondition(comparison.field, range=engine.RangeFloat(gte=value, lte=value)))
-        else:
-            stored = _flag(value) if isinstance(value, bool) else value
-            choices.append(engine.FieldCondition(comparison.field, match=engine.MatchValue(stored)))
-    return engine.Filter(should=choices)
-
-
 # ---- points ----------------------------------------------------------------------------------------------------------
 
 
@@ -651,36 +530,32 @@ def _point_id(case_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(case_id.encode(), digest_size=8).digest(), "big")
 
 
+def _point_ids(case_ids: Iterable[str]) -> list[int]:
+    return [_point_id(case_id) for case_id in dict.fromkeys(case_ids)]
+
+
 def _to_statements(payload: Mapping[str, Any]) -> Statements:
     names = (payload["case_id"], payload["study_id"], payload["patient_id"])
     return Statements(*names, frozenset(payload["findings"]), frozenset(payload["negated"]))
 
 
-def _to_point(case: Case, payload: dict[str, Any], image: np.ndarray, report: np.ndarray) -> Any:
-    engine = _engine()
+def _to_point(case: Case, payload: dict[str, Any], image: np.ndarray, report: np.ndarray) -> Point:
     words = describe_case(case)
     payload["negated"] = list(words.negated)
-    vectors: dict[str, Any] = {"image": _unit(image, "image", case.case_id)}
+    dense: dict[Space, np.ndarray] = {"image": _unit(image, "image", case.case_id)}
     if case.report or case.report_es:
-        vectors["report"] = _unit(report, "report", case.case_id)
-    for name, terms in (("affirmed", words.affirmed), ("denied", words.denied)):
-        if terms:
-            vectors[name] = engine.SparseVector(list(terms.ids), list(terms.weights))
-    return engine.Point(_point_id(case.case_id), vectors, payload)
+        dense["report"] = _unit(report, "report", case.case_id)
+    sparse: dict[Space, Terms] = {"affirmed": words.affirmed, "denied": words.denied}
+    return Point(_point_id(case.case_id), dense, {name: terms for name, terms in sparse.items() if terms}, payload)
 
 
-def _flag(value: bool) -> str:
-    """Write a flag as a word: the Python binding turns True into 1, which matches no stored true."""
-    return "true" if value else "false"
-
-
-def _unit(vector: np.ndarray, name: str, case_id: str) -> list[float]:
+def _unit(vector: np.ndarray, name: str, case_id: str) -> np.ndarray:
     vector = np.asarray(vector, dtype=np.float32)
     norm = float(np.linalg.norm(vector))
     # The engine stores NaN without a word and would never find the case again.
     if not np.isfinite(norm) or norm == 0:
         raise SearchIndexError(f"{name} vector of case {case_id} has length {norm}; expected a finite one above 0")
-    return (vector / norm).tolist()  # type: ignore[no-any-return]  # numpy's tolist is Any
+    return np.asarray(vector / norm)
 
 
 def _plain(record: Case | Finding) -> dict[str, Any]:
@@ -695,7 +570,7 @@ def _to_payload(case: Case, volumes_root: Path, index: Path) -> dict[str, Any]:
         **_plain(case),
         "findings": list(dict.fromkeys(present)),
         "finding_records": [_plain(finding) for finding in case.findings],
-        "is_synthetic": _flag(case.is_synthetic),
+        "is_synthetic": flag(case.is_synthetic),
         "spacing_z_mm": case.spacing_mm[2],
         "volumes_root": str(volumes_root),
         "volumes_root_relative": os.path.relpath(volumes_root, index),
@@ -707,7 +582,7 @@ def _from_payload(payload: Mapping[str, Any], index: Path) -> IndexedCase:
     values: dict[str, Any] = {name: payload.get(name) for name in names}
     values["findings"] = tuple(Finding(**record) for record in payload["finding_records"])
     values["spacing_mm"] = tuple(payload["spacing_mm"])
-    values["is_synthetic"] = payload["is_synthetic"] == _flag(True)
+    values["is_synthetic"] = payload["is_synthetic"] == flag(True)
     values["shape"] = tuple(payload["shape"])
     case = Case(**values)
     places = (Path(payload["volumes_root"]), index.resolve() / payload["volumes_root_relative"])
