@@ -14,6 +14,7 @@ Example::
 import http.client
 import json
 import secrets
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from medfinder.errors import ConfigError, MedFinderError
 
 _CHUNK = 2**20
 _PAUSE_S = 0.5
+_STUDY_S = 600.0
 
 
 class ServerError(MedFinderError):
@@ -83,6 +85,21 @@ class Client:
             return self._form("/v1/search/ct", Path(ct), {name: str(value) for name, value in wanted.items()})
         return self._json("POST", "/v1/search", wanted)
 
+    def search_study(self, study_instance_uid: str, **wanted: Any) -> dict[str, Any]:
+        """Search by a study of the PACS behind the server, which need not be in its index.
+
+        Args:
+            study_instance_uid: DICOM's StudyInstanceUID.
+            wanted: as for ``search``.
+
+        Raises:
+            ServerError: 404 where the PACS has no such study, 502 where it does not answer, 501 where the server
+                knows no PACS.
+        """
+        said = {"study_instance_uid": study_instance_uid, **wanted}
+        # The server fetches the study first, for as long as its limit study_s allows.
+        return self._json("POST", "/v1/search/study", said, timeout_s=max(self._timeout_s, _STUDY_S))
+
     def case(self, case_id: str) -> dict[str, Any]:
         """Tell what is known of a case: reports, findings, links."""
         return self._json("GET", f"/v1/cases/{quote(case_id, safe='')}")
@@ -138,9 +155,12 @@ class Client:
         """Tell how far an upload is on its way."""
         return self._json("GET", f"/v1/jobs/{quote(job_id, safe='')}")
 
-    def _json(self, method: str, path: str, value: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _json(
+        self, method: str, path: str, value: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
         body = None if value is None else json.dumps(value).encode()
-        with self._open(method, path, body, {"Content-Type": "application/json"} if body else {}) as answer:
+        kind = {"Content-Type": "application/json"} if body else {}
+        with self._open(method, path, body, kind, timeout_s) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 
@@ -157,15 +177,28 @@ class Client:
             found: dict[str, Any] = json.load(answer)
         return found
 
-    def _open(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
         request = Request(self._url + path, body, {**self._headers, **(headers or {})}, method=method)
         try:
-            return urlopen(request, timeout=self._timeout_s)
+            return urlopen(request, timeout=timeout_s or self._timeout_s)
         except HTTPError as error:
             with error:
                 raise _told(error) from None
         except (URLError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", None) or error
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise ServerError(
+                    f"{self._url} is not trusted: {reason.verify_message}; name the PEM file of its authority in "
+                    "SSL_CERT_FILE, and the host as its certificate does",
+                    code="certificate",
+                ) from error
             raise ServerError(f"{self._url} does not answer: {reason}") from error
 
 

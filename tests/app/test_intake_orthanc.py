@@ -4,16 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
-import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-
-import medfinder
 
 ORTHANC = shutil.which("Orthanc")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -31,45 +26,18 @@ pytestmark = [
 ]
 
 
-def write_series(folder: Path, uid: str, sample: Path) -> None:
-    """Write a sample CT as one DICOM series: RAS+ voxels become rows to the back and columns to the left.
-
-    Twice as fine in the plane, so that a series is larger than what may be on its way between two programs.
-    """
-    folder.mkdir(parents=True)
-    volume = nib.as_closest_canonical(nib.load(sample))
-    hu = np.asarray(volume.dataobj).astype(np.int16)[::-1, ::-1].transpose(2, 1, 0).repeat(2, 1).repeat(2, 2)
-    across, down, step = (float(size) for size in volume.header.get_zooms()[:3])
-    for number, plane in enumerate(hu):
-        image = pydicom.Dataset()
-        image.file_meta = pydicom.dataset.FileMetaDataset()
-        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, f"{uid}.9.{number + 1}"
-        image.StudyInstanceUID, image.SeriesInstanceUID = uid, f"{uid}.1"
-        image.Modality, image.ImageType, image.PatientID = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], "HNC-1234"
-        image.PatientName, image.StudyDate, image.InstanceNumber = "Perez^Juan", "20200131", number + 1
-        image.Rows, image.Columns = plane.shape
-        image.PixelSpacing = [round(down / 2, 6), round(across / 2, 6)]
-        image.SliceThickness = round(step, 6)
-        image.ImagePositionPatient = [0.0, 0.0, round(step * number, 6)]
-        image.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-        image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 1
-        image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
-        image.RescaleSlope, image.RescaleIntercept = 1, 0
-        image.add_new("PixelData", "OW", plane.tobytes())
-        image.save_as(folder / f"{number:03d}.dcm", enforce_file_format=True)
-
-
 @pytest.fixture(scope="module")
-def told(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def told(
+    real_data: Path, samples: Path, write_chest: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What ingesting made of an Orthanc with two chests, one of them a real series where that is at hand."""
     export, work = tmp_path_factory.mktemp("export"), tmp_path_factory.mktemp("work")
-    samples = Path(medfinder.__file__).with_name("samples")
-    write_series(export / "a", "1.2.3.1", samples / "LIDC-IDRI-0314.nii.gz")
+    # Finer, so that a series is larger than what may be on its way between two programs.
+    write_chest(export / "a", "1.2.3.1", samples / "LIDC-IDRI-0314.nii.gz", finer=2)
     if (real := real_data / "dicom" / "RIDER-50.1.0109").is_dir():
         shutil.copytree(real, export / "b")
     else:
-        write_series(export / "b", "1.2.3.2", samples / "CMB-CRC-MSB-01068.nii.gz")
+        write_chest(export / "b", "1.2.3.2", samples / "CMB-CRC-MSB-01068.nii.gz", finer=2)
     script = Path(__file__).with_name("intake_session.py")
     command = [*ISOLATE, sys.executable, str(script), str(ORTHANC), str(export), str(work)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -1,9 +1,10 @@
 """From an index to answers: search, evaluate, embed, info, demo."""
 
+import contextlib
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from medfinder.cli.face import (
     AsJson,
     ModelPath,
+    Server,
     Workers,
     app,
     examples,
@@ -24,7 +26,7 @@ from medfinder.cli.face import (
     show_facts,
 )
 from medfinder.errors import ConfigError
-from medfinder.records import Hit
+from medfinder.records import Hit, Query
 
 # An index is open in one process at a time: two searches queue for this long.
 _WAIT_S = 10.0
@@ -39,10 +41,12 @@ _WAIT_S = 10.0
         "medfinder search my-index --keyword 'effusion and (mass or nodule) not cardiomegaly'",
         "medfinder search my-index --case 3f2a91c07be4d615 --text 'with emphysema' --explain",
         "medfinder search my-index --ct patient.nii.gz --box '-80,-20,100 -40,20,140'",
+        "medfinder search my-index --study 1.2.840.113619.2.55.1 --dicomweb pacs.toml",
+        "medfinder search --server https://ct.hospital.example --text 'pneumothorax'",
     )
 )
 def search(
-    index: Annotated[Path, typer.Argument(help="Index folder.")],
+    index: Annotated[Path | None, typer.Argument(help="Index folder.")] = None,
     text: Annotated[
         str | None, typer.Option(help="A few words, English or Spanish; also with AND, OR, NOT, brackets, quotes.")
     ] = None,
@@ -65,16 +69,26 @@ def search(
         bool,
         typer.Option("--explain", help="Also tell the sentences, the place in the volume, and what each part gave."),
     ] = False,
+    study: Annotated[str | None, typer.Option(help="StudyInstanceUID of a CT study of the PACS to ask with.")] = None,
+    dicomweb: Annotated[
+        str | None, typer.Option(help="That PACS: address, or a TOML file as for curate; a server knows its own.")
+    ] = None,
+    server: Server = None,
     model: ModelPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the most similar examinations, by words, by a report or by a CT."""
-    from medfinder.models.checkpoint import load_model
-    from medfinder.records import Query
+    from medfinder.app.remote import open_client, search_server
     from medfinder.retrieval.asked import parse_box
-    from medfinder.retrieval.index import SearchIndex
-    from medfinder.retrieval.search import Searcher
 
+    if (index is None) == (server is None):
+        raise ConfigError("give INDEX or --server URL, one of the two")
+    if study is not None and ct is not None:
+        raise ConfigError("--study and --ct are both a CT to ask with; give one of them")
+    if server is not None and (model is not None or dicomweb is not None):
+        raise ConfigError("a server has its own model and PACS; leave out --model and --dicomweb")
+    if server is None and (study is None) != (dicomweb is None):
+        raise ConfigError("--study and --dicomweb belong together: the study, and the PACS that has it")
     query = Query(
         text=text,
         report=read_text(report),
@@ -89,11 +103,12 @@ def search(
         offset=offset,
         group=group,
     )
-    with SearchIndex.open(index, wait_s=_WAIT_S) as opened:
-        searcher = Searcher(opened, load_model(model))
-        answer = searcher.answer(query)
-        hits = searcher.explain(query, answer.hits) if explain else answer.hits
-    for note in answer.notes:
+    if server is not None:
+        hits, notes = search_server(open_client(server), query, study=study, explain=explain)
+    else:
+        assert index is not None
+        hits, notes = _search_index(index, query, study, dicomweb, model, is_explained=explain)
+    for note in notes:
         remark(note)
     if as_json:
         print_json([_hit_as_dict(hit) for hit in hits])
@@ -215,6 +230,27 @@ def demo(
     from medfinder.app.demo import run_demo
 
     run_demo(out, cases=cases, workers=workers, bar=progress_bar)
+
+
+def _search_index(
+    index: Path, query: Query, study: str | None, dicomweb: str | None, model: Path | None, *, is_explained: bool
+) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
+    from medfinder.models.checkpoint import load_model
+    from medfinder.retrieval.index import SearchIndex
+    from medfinder.retrieval.search import Searcher
+
+    with contextlib.ExitStack() as opened:
+        fetched: tuple[str, ...] = ()
+        if study is not None and dicomweb is not None:
+            from medfinder.app.pacs_study import fetched_study
+            from medfinder.sources import pacs
+
+            ct, fetched = opened.enter_context(fetched_study(study, pacs.read_settings(Path(dicomweb))))
+            query = replace(query, ct=ct)
+        searcher = Searcher(opened.enter_context(SearchIndex.open(index, wait_s=_WAIT_S)), load_model(model))
+        answer = searcher.answer(query)
+        hits = searcher.explain(query, answer.hits) if is_explained else answer.hits
+    return tuple(hits), (*answer.notes, *fetched)
 
 
 def _hit_as_dict(hit: Hit) -> dict[str, Any]:

@@ -60,6 +60,9 @@ ModelPath = Annotated[
 SourceKind = Annotated[
     str, typer.Option("--source", help="What SOURCE is; found out by itself. An unknown word lists the kinds.")
 ]
+Server = Annotated[
+    str | None, typer.Option(help="A running medfinder server instead of INDEX; its key in MEDFINDER_SERVER_KEY.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
 
 Progress = Callable[[int, int], None]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medfinder.cli.face import AsJson, ModelPath, app, examples, print_json, progress_bar, remark
+from medfinder.cli.face import AsJson, ModelPath, Server, app, examples, print_json, progress_bar, remark
 from medfinder.errors import ConfigError
 from medfinder.records import plural
 
@@ -20,9 +20,6 @@ MakeKey = Annotated[bool, typer.Option("--make-key", help="Draw the key now, if 
 StudyMap = Annotated[
     Path | None,
     typer.Option(help="File that remembers which StudyInstanceUID a pseudonym stands for; keep it beside the key."),
-]
-Server = Annotated[
-    str | None, typer.Option(help="A running medfinder server instead of INDEX; its key in MEDFINDER_SERVER_KEY.")
 ]
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from medfinder.cli.face import ModelPath, app, examples, remark
-from medfinder.cli.ingest import KeyFile, MakeKey, Server, StudyMap, open_place
+from medfinder.cli.face import ModelPath, Server, app, examples, remark
+from medfinder.cli.ingest import KeyFile, MakeKey, StudyMap, open_place
 from medfinder.errors import ConfigError
 
 

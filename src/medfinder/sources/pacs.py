@@ -171,6 +171,16 @@ def read(path: Path, *, table: Path | None = None) -> Iterator[Study | Dropped]:
         yield fetch(entry, settings) if isinstance(entry, Study) else entry
 
 
+def check_settings(settings: PacsSettings) -> None:
+    """Refuse what no server could be asked with; nothing is asked yet.
+
+    Raises:
+        ConfigError: the credentials cannot be read.
+        MissingExtraError: the client is not installed.
+    """
+    _open_client(settings)
+
+
 def find_studies(settings: PacsSettings) -> dict[str, str]:
     """Find CT studies without fetching anything: StudyInstanceUID and how many images, empty where it is not said.
 
@@ -437,6 +447,11 @@ class _Server:
             self._refuse(is_study, "incomplete", "the answer ended in the middle")
         except requests.exceptions.JSONDecodeError:
             self._refuse(is_study, "unreadable answer", "the answer is no DICOM JSON; is this the DICOMweb address?")
+        except requests.exceptions.SSLError:
+            raise DatasetError(
+                f"{url} is not trusted: its certificate does not pass; name the PEM file of its authority in "
+                "REQUESTS_CA_BUNDLE"
+            ) from None
         except requests.exceptions.ConnectionError as error:
             if "timed out" in str(error):
                 self._refuse(is_study, "timed out", f"no byte within {self.settings.timeout_s:g} s")

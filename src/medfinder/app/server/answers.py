@@ -17,22 +17,25 @@ from medfinder.retrieval.index import IndexedCase
 _HIDDEN = ("volume", "patient_id")
 
 
-def links_of(case_id: str, *, has_volume: bool, slices: Mapping[str, int] | None = None) -> dict[str, Any]:
+def links_of(
+    case_id: str, *, has_volume: bool, slices: Mapping[str, int] | None = None, viewer: str | None = None
+) -> dict[str, Any]:
     """Tell where the rest of a case is found.
 
     Args:
         slices: slice numbers by plane, where some are better than the thumbnails.
+        viewer: address at which the PACS's viewer shows the study.
     """
     case = f"/v1/cases/{quote(case_id, safe='')}"
     if not has_volume:
-        return {"case": case, "slices": [], "volume": None}
+        return {"case": case, "slices": [], "volume": None, "viewer": viewer}
     pictures = [f"{case}/thumbnail/{place}.jpg" for place in range(3)]
     if slices:
         pictures = [f"{case}/slices/{plane}/{number}.jpg?size=192" for plane, number in slices.items()]
-    return {"case": case, "slices": pictures, "volume": f"{case}/volume"}
+    return {"case": case, "slices": pictures, "volume": f"{case}/volume", "viewer": viewer}
 
 
-def hit_as_json(hit: Hit) -> dict[str, Any]:
+def hit_as_json(hit: Hit, *, viewer: str | None = None) -> dict[str, Any]:
     """Write one hit; its parts become a table by name."""
     facts = {name: _plain(value) for name, value in asdict(hit).items() if name not in _HIDDEN}
     best = {plane: hit.evidence.slices[axis] for plane, axis in PLANES.items()} if hit.evidence else None
@@ -43,18 +46,18 @@ def hit_as_json(hit: Hit) -> dict[str, Any]:
         "parts": dict(hit.parts),
         "shares": dict(hit.shares),
         "sentences": [{"text": text, "score": score} for text, score in hit.sentences],
-        "links": links_of(hit.case_id, has_volume=hit.volume is not None, slices=best),
+        "links": links_of(hit.case_id, has_volume=hit.volume is not None, slices=best, viewer=viewer),
     }
 
 
-def case_as_json(indexed: IndexedCase) -> dict[str, Any]:
+def case_as_json(indexed: IndexedCase, *, viewer: str | None = None) -> dict[str, Any]:
     """Write one case: both reports, findings, what is known of the examination."""
     case: Case = indexed.case
     facts = {name: _plain(value) for name, value in asdict(case).items() if name not in _HIDDEN}
     return {
         **facts,
         "negated": list(indexed.negated),
-        "links": links_of(case.case_id, has_volume=indexed.volume is not None),
+        "links": links_of(case.case_id, has_volume=indexed.volume is not None, viewer=viewer),
     }
 
 

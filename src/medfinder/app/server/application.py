@@ -37,8 +37,11 @@ from medfinder.app.server.search_routes import make_search_router
 from medfinder.app.server.service import Service
 from medfinder.app.server.settings import Limits
 from medfinder.app.server.state import State, open_state
+from medfinder.app.server.study_routes import make_study_router
 from medfinder.app.server.worker import Worker
+from medfinder.app.study_links import ViewerLinks
 from medfinder.retrieval.index import SearchIndex
+from medfinder.sources.pacs import PacsSettings
 
 if TYPE_CHECKING:
     from medfinder.models.protocol import DualEncoder
@@ -57,6 +60,8 @@ def make_app(
     hosts: frozenset[str] | None = None,
     state: State | None = None,
     access: Access | None = None,
+    pacs: PacsSettings | None = None,
+    viewer: ViewerLinks | None = None,
 ) -> FastAPI:
     """Make the application; it does not close the index.
 
@@ -66,6 +71,8 @@ def make_app(
         state: what the server remembers; opened in ``folder`` if not given.
         access: knows the callers; without, everybody is admin as long as there are no keys, which is for a server
             that only this machine can reach.
+        pacs: whose studies may be asked with.
+        viewer: of the PACS, for links from hits.
 
     Raises:
         SearchIndexError: the index was made with another model.
@@ -74,10 +81,12 @@ def make_app(
     state = state or open_state(folder)
     access = access or Access(state, is_open=True)
     audit = open_audit(state, folder)
-    service = Service(index, model, folder, limits, state)
+    service = Service(index, model, folder, limits, state, viewer)
     gate = access.require
     worker = Worker(memory_mb=limits.memory_mb, file_mb=limits.unpacked_mb)
     curator = Worker(memory_mb=limits.memory_mb, file_mb=limits.unpacked_mb)
+    # Of its own: a PACS that takes its time holds up no upload.
+    fetcher = Worker(memory_mb=limits.memory_mb, file_mb=limits.unpacked_mb)
     jobs = Jobs(folder, partial(index_upload, service, curator), most=limits.jobs)
     app = FastAPI(
         title="medfinder",
@@ -86,12 +95,13 @@ def make_app(
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
-        lifespan=_lifespan(folder, jobs, (worker, curator)),
+        lifespan=_lifespan(folder, jobs, (worker, curator, fetcher) if pacs else (worker, curator)),
     )
     handle_faults(app)
-    app.include_router(_make_server_router(service, gate, jobs))
+    app.include_router(_make_server_router(service, gate, jobs, has_pacs=pacs is not None))
     app.include_router(make_search_router(service, gate))
     app.include_router(make_ct_router(service, gate, jobs, worker))
+    app.include_router(make_study_router(service, gate, pacs, fetcher))
     app.include_router(make_case_router(service, gate))
     app.include_router(make_keep_router(service, access, state, audit))
     app.include_router(make_page_router())
@@ -123,7 +133,7 @@ def _lifespan(folder: Path, jobs: Jobs, workers: tuple[Worker, ...]) -> Any:
     return live
 
 
-def _make_server_router(service: Service, gate: Gate, jobs: Jobs) -> APIRouter:
+def _make_server_router(service: Service, gate: Gate, jobs: Jobs, *, has_pacs: bool) -> APIRouter:
     """Make the routes that tell how the server is."""
     router = APIRouter(tags=["server"])
 
@@ -147,12 +157,12 @@ def _make_server_router(service: Service, gate: Gate, jobs: Jobs) -> APIRouter:
     @router.get("/v1/info")
     async def describe(caller: Caller = Depends(gate("viewer"))) -> dict[str, Any]:  # noqa: B008
         """Tell what is searched, by which model, and what a request may bring."""
-        return await service.run(_describe, service, caller.role)
+        return await service.run(_describe, service, caller.role, has_pacs)
 
     return router
 
 
-def _describe(service: Service, role: str) -> dict[str, Any]:
+def _describe(service: Service, role: str, has_pacs: bool) -> dict[str, Any]:
     info = service.index.info()
     return {
         "version": __version__,
@@ -164,5 +174,7 @@ def _describe(service: Service, role: str) -> dict[str, Any]:
         "is_model_synthetic": service.model.is_synthetic,
         "not_for_diagnosis": True,
         "role": role,
+        "has_pacs": has_pacs,
+        "has_viewer": service.viewer is not None,
         "limits": {"upload_mb": service.limits.upload_mb, "body_kb": service.limits.body_kb},
     }

@@ -76,7 +76,7 @@ def _binary(*kinds: str) -> dict[int | str, dict[str, Any]]:
 
 def _describe(service: Service, case_id: str) -> dict[str, Any]:
     indexed = service.case(case_id)
-    facts = case_as_json(indexed)
+    facts = case_as_json(indexed, viewer=service.viewer_link(indexed.case.study_id))
     if indexed.volume is not None:
         volume = open_volume(indexed.volume)
         facts["grid"] = {

@@ -120,7 +120,8 @@ def index_upload(service: Service, worker: Worker, job: Path, out: Path) -> Cura
     key = service.folder / "ids.key"
     grid = service.model.grid
     limits = service.limits
-    made = worker.run(curate_upload, upload, out, grid, key, report, limits, seconds=limits.ingest_s)
+    links = service.viewer.path if service.viewer is not None else None
+    made = worker.run(curate_upload, upload, out, grid, key, report, limits, links, seconds=limits.ingest_s)
     dataset = Dataset.open(out)
     for case in dataset.cases:
         hu = np.asarray(dataset.volume(case))

@@ -40,6 +40,8 @@ _CODES = {
     416: "range not satisfiable",
     422: "not understood",
     429: "too many requests",
+    501: "not set up",
+    502: "PACS",
     503: "busy",
     507: "disk full",
 }

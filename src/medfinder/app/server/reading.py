@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfinder.app.server.settings import Limits
+from medfinder.app.study_links import add_link
 from medfinder.curation.curate import CurationSettings, curate
 from medfinder.curation.dataset import Dataset
-from medfinder.curation.deidentify.keys import Key
+from medfinder.curation.deidentify.keys import Key, pseudonym
 from medfinder.curation.quality import QualitySettings
 from medfinder.errors import StudyError
 from medfinder.records import Dropped
-from medfinder.sources.files import is_dicom
+from medfinder.sources.files import hash_id, is_dicom
+from medfinder.sources.pacs import is_uid
 from medfinder.volume import Grid, list_dicom_series, read_volume, write_nifti
 
 # Ours: as for one's own folders of CTs, a partial chest is still worth finding.
@@ -61,8 +63,13 @@ def read_upload(upload: Path, out: Path, limits: Limits) -> tuple[str, ...]:
     return volume.notes
 
 
-def curate_upload(upload: Path, out: Path, grid: Grid, key: Path, report: str, limits: Limits) -> Curated:
+def curate_upload(
+    upload: Path, out: Path, grid: Grid, key: Path, report: str, limits: Limits, study_map: Path | None = None
+) -> Curated:
     """Curate an uploaded CT with its report into a dataset at ``out``; names and dates in the report are replaced.
+
+    Args:
+        study_map: remembers which StudyInstanceUIDs the pseudonyms stand for.
 
     Raises:
         StudyError: it cannot be read or trusted.
@@ -79,9 +86,23 @@ def curate_upload(upload: Path, out: Path, grid: Grid, key: Path, report: str, l
     if not key.exists():
         Key.make(key)
     curate(source, out, settings, table=table, key=key)
+    if study_map is not None:
+        for uid in _study_uids(source):
+            add_link(study_map, pseudonym(Key.read(key), "study", hash_id("study", uid)), uid)
     shutil.rmtree(source)
     made = Dataset.open(out)
     return Curated(tuple(case.case_id for case in made.cases), len(made.held), made.dropped)
+
+
+def _study_uids(source: Path) -> set[str]:
+    import pydicom
+
+    heads = (
+        pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        for file in source.iterdir()
+        if is_dicom(file)
+    )
+    return {uid for head in heads if is_uid(uid := str(head.get("StudyInstanceUID", "")))}
 
 
 def _alone(file: Path) -> Path:

@@ -1,10 +1,12 @@
 """Run the search service until Ctrl-C.
 
 In: an index folder, a model, where to listen, the state folder. Out: a server. Refused: to listen beyond this machine
-while no keys exist; an index that another process has open, or of another model; a state folder that cannot be written.
+while no keys exist; an index that another process has open, or of another model; a state folder that cannot be written;
+a certificate, PACS or viewer link that cannot be used.
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,12 @@ from medfinder.app.server.access import Access, AccessSettings, check_listen, is
 from medfinder.app.server.application import make_app
 from medfinder.app.server.settings import Limits
 from medfinder.app.server.state import open_state
+from medfinder.app.study_links import ViewerLinks, check_template, open_map
 from medfinder.errors import ConfigError, MissingExtraError
 from medfinder.models.checkpoint import load_model
+from medfinder.records import plural
 from medfinder.retrieval.index import SearchIndex
+from medfinder.sources.pacs import PacsSettings, check_settings
 
 try:
     import uvicorn
@@ -47,6 +52,8 @@ class Listening:
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("TLS takes both --tls-certificate and --tls-key; give the other one, too")
+        if self.certificate is not None and self.key is not None:
+            _check_certificate(self.certificate, self.key)
 
     @property
     def is_loopback(self) -> bool:
@@ -60,11 +67,54 @@ class Listening:
         return frozenset(f"{name}:{self.port}" for name in names) if self.is_loopback else None
 
 
+@dataclass(frozen=True)
+class Archive:
+    """The PACS behind the server.
+
+    Attributes:
+        pacs: whose studies may be asked with.
+        viewer: template of its viewer's addresses.
+        study_map: which study is which; ``studies.jsonl`` in the state folder if not given.
+    """
+
+    pacs: PacsSettings | None = None
+    viewer: str | None = None
+    study_map: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.viewer is not None:
+            check_template(self.viewer)
+        elif self.study_map is not None:
+            raise ConfigError("--study-map is for links into a viewer; give --viewer-link, too")
+        if self.pacs is not None:
+            check_settings(self.pacs)
+
+    def open_links(self, folder: Path) -> ViewerLinks | None:
+        """Open the map, new where there is none yet."""
+        if self.viewer is None:
+            return None
+        study_map = self.study_map or folder / "studies.jsonl"
+        open_map(study_map)
+        return ViewerLinks(self.viewer, study_map)
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    try:
+        # An empty password: a key that asks for one must not make a server wait at a prompt.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        raise ConfigError(
+            f"the certificate {certificate} or its key {key} cannot be used: {error.strerror or error}; expected PEM "
+            "files that belong together, the key without a password"
+        ) from error
+
+
 def serve(
     index_path: Path,
     model: Path | None,
     *,
     listening: Listening,
+    archive: Archive,
     folder: Path,
     state: str | None = None,
     limits: Limits,
@@ -81,6 +131,7 @@ def serve(
     settings = AccessSettings(is_tls=listening.certificate is not None)
     access = Access(remembered, settings, admin_key=read_admin_key(), is_open=listening.is_loopback)
     check_listen(listening.host, access.has_keys())
+    viewer = archive.open_links(folder)
     with SearchIndex.open(index_path, wait_s=_WAIT_S) as index:
         app = make_app(
             index,
@@ -90,10 +141,14 @@ def serve(
             hosts=listening.hosts,
             state=remembered,
             access=access,
+            pacs=archive.pacs,
+            viewer=viewer,
         )
         scheme = "http" if listening.certificate is None else "https"
         host = f"[{listening.host}]" if ":" in listening.host else listening.host
         told(f"{len(index)} cases of {index_path}: {scheme}://{host}:{listening.port}/ (Ctrl-C ends it)")
+        if viewer is not None:
+            told(f"links into the PACS viewer: {plural(len(viewer), 'study')} in {viewer.path}")
         told("Not for diagnosis.")
         uvicorn.run(
             app,

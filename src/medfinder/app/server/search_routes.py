@@ -142,7 +142,7 @@ def answer(service: Service, reader: Reader, wanted: Wanted, query: Asked) -> di
         "notes": list(found.notes),
         "has_good_match": found.has_good_match,
         "facets": {field: dict(counts) for field, counts in found.facets.items()} if wanted.facets else {},
-        "hits": [hit_as_json(hit) for hit in hits],
+        "hits": [hit_as_json(hit, viewer=service.viewer_link(hit.study_id)) for hit in hits],
     }
 
 

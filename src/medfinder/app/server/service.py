@@ -19,6 +19,7 @@ from medfinder.app.server.metrics import Metrics
 from medfinder.app.server.pictures import Pictures
 from medfinder.app.server.settings import Limits
 from medfinder.app.server.state import State
+from medfinder.app.study_links import ViewerLinks
 from medfinder.retrieval.index import IndexedCase, SearchIndex
 from medfinder.retrieval.search import Searcher
 
@@ -58,15 +59,25 @@ class Service:
     Attributes:
         folder: where the server keeps what must outlive it.
         state: what it remembers of people.
+        viewer: turns a study into an address of the PACS's viewer, where the server was told of one.
     """
 
-    def __init__(self, index: SearchIndex, model: "DualEncoder", folder: Path, limits: Limits, state: State) -> None:
+    def __init__(
+        self,
+        index: SearchIndex,
+        model: "DualEncoder",
+        folder: Path,
+        limits: Limits,
+        state: State,
+        viewer: ViewerLinks | None = None,
+    ) -> None:
         self.index = index
         self.model = cast("DualEncoder", SharedModel(model))
         self.searcher = Searcher(index, self.model)
         self.folder = folder
         self.limits = limits
         self.state = state
+        self.viewer = viewer
         self.metrics = Metrics()
         self.pictures = Pictures(limits.pictures_mb * 2**20)
         self._turns: anyio.CapacityLimiter | None = None
@@ -93,6 +104,10 @@ class Service:
         if case_id not in found:
             raise Refusal(404, "no such case in this index")
         return found[case_id]
+
+    def viewer_link(self, study_id: str) -> str | None:
+        """Tell where the PACS's viewer shows a study; None where nobody remembers."""
+        return None if self.viewer is None else self.viewer.of(study_id)
 
     def volume(self, case_id: str) -> Path:
         """Tell where the standardised volume of a case lies.

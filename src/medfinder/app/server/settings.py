@@ -24,6 +24,7 @@ class Limits:
         silence_s: that a client may make in the middle of a request.
         upload_s: for a whole upload.
         read_s: to read and understand a CT that is asked with.
+        study_s: to fetch a study that is asked with from the PACS, and read it.
         ingest_s: to curate an uploaded CT.
         memory_mb: address space of the process that reads uploads.
         searches: done side by side; the engine and the model use all cores for one.
@@ -40,6 +41,7 @@ class Limits:
     silence_s: float = 20.0
     upload_s: float = 1_800.0
     read_s: float = 120.0
+    study_s: float = 300.0
     ingest_s: float = 900.0
     memory_mb: int = 12_288
     searches: int = 4

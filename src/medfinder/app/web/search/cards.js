@@ -9,6 +9,15 @@ const PARTS = { image: "image", report: "report, by meaning", affirmed: "words o
 
 export const factsOf = (one) => [one.age_years == null ? "age unknown" : `${one.age_years} y`, { F: "female", M: "male", O: "other" }[one.sex] || "sex unknown", one.region, one.source].filter(Boolean).join(" · ");
 
+// The same study in the PACS's own viewer, in a window of its own; nothing where the server knows of none.
+export function viewerLink(links, label) {
+  if (!links.viewer) return [];
+  const link = make("a", "PACS viewer", "button plain");
+  [link.href, link.target, link.rel, link.title] = [links.viewer, "_blank", "noopener noreferrer", label];
+  link.setAttribute("aria-label", label);
+  return [link];
+}
+
 // acts: open, more, judge, collect, pin.
 export function makeCard(hit, { acts, verdict, isPinned }) {
   const card = make("li", "", "card");
@@ -119,6 +128,7 @@ function actions(hit, acts, verdict, isPinned) {
     button(thumb(false), `Hit ${hit.rank} is bad`, () => acts.judge(hit, "bad"), verdict === "bad"),
     button("Collect", `Put hit ${hit.rank} into a collection`, () => acts.collect(hit.case_id)),
     button("Compare", `Lay hit ${hit.rank} beside the next case that is opened`, () => acts.pin(hit.case_id), isPinned),
+    ...viewerLink(hit.links, `Open hit ${hit.rank} in the PACS viewer`),
   );
   return line;
 }

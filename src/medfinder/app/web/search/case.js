@@ -1,7 +1,7 @@
 // One case: its images, both reports, findings, what is known of the examination, remarks; another case beside it.
 
 import { element, make, tell, when } from "../common.js";
-import { factsOf } from "./cards.js";
+import { factsOf, viewerLink } from "./cards.js";
 import { findingMark, markSentences } from "./marked.js";
 import { Reading } from "./reading.js";
 import { ask, caseLink } from "./server.js";
@@ -53,6 +53,7 @@ export class CasePage {
     const button = (text, act) => { const made = make("button", text); made.addEventListener("click", act); acts.append(made); };
     button("More like this", () => this.acts.more(info.case_id));
     button("Collect", () => this.acts.collect(info.case_id));
+    acts.append(...viewerLink(info.links, "Open this case in the PACS viewer"));
     const back = make("a", "← Hits", "button plain");
     back.href = "#/";
     back.addEventListener("click", (event) => { event.preventDefault(); this.acts.back(); });
