@@ -112,6 +112,11 @@ class Client:
                 file.write(chunk)
         return place
 
+    def evidence(self, case_id: str, asked: str) -> dict[str, Any]:
+        """Tell where a case looks most like a finding or other words; not whether it is there."""
+        query = urlencode({"asked": asked})
+        return self._json("GET", f"/v1/cases/{quote(case_id, safe='')}/evidence?{query}")
+
     def keywords(self, typed: str = "") -> list[dict[str, str]]:
         """Suggest findings for the beginning of a word."""
         found: Any = self._json("GET", f"/v1/keywords?{urlencode({'q': typed})}")

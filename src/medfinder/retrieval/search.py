@@ -7,10 +7,12 @@ are left out unless the filter asks for a region; hits that need a caution carry
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medfinder.curation.keywords import resolve_keyword
 from medfinder.records import Answer, Hit, Query
 from medfinder.retrieval.asked import MAX_CHARACTERS, MAX_HITS, Asked, QueryReader
 from medfinder.retrieval.evidence import EvidenceFinder, HeatMap, evidence_in
@@ -141,6 +143,14 @@ class Searcher:
     def heat_map(self, query: Query, hit: Hit) -> HeatMap | None:
         """Show where in a hit's volume the model sees what was asked for; None when it cannot tell."""
         return self._heat(self._reader.read(query), hit)
+
+    def look_for(self, asked: str, volume: Path | None) -> HeatMap | None:
+        """Show where the model sees words in a volume; a finding, by any of its names, is looked for as such.
+
+        The map tells where it is likest, not whether it is there. None when the model cannot tell.
+        """
+        name = resolve_keyword(asked)
+        return self._evidence.of_finding(volume, name, asked) if name else self._evidence.of_text(volume, asked)
 
     def facets(self, where: Condition) -> Mapping[str, Mapping[str, int]]:
         """Count the cases that pass a condition by the values of the fields that people filter by."""

@@ -11,7 +11,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from medfinder.app.server.pictures import PREVIEW_SIDE, Pictures
+from medfinder.retrieval.evidence import HeatMap
 from medfinder.retrieval.index import SearchIndex
+from medfinder.retrieval.search import Searcher
 
 
 def test_a_case_tells_its_report_and_grid(client: TestClient) -> None:
@@ -66,6 +68,34 @@ def test_slices_show_the_patients_right_on_the_left_and_front_and_head_on_top(tm
         assert columns.mean() < grey.shape[1] / 2, plane
     axial = Image.open(io.BytesIO(pictures.slice(path, "axial", 17, "bone", 200)[0]))
     assert axial.size == (200, 150)
+
+
+def test_a_heat_map_shows_where_a_finding_is_seen(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.zeros((4, 4, 4), np.float32)
+    values[1, 2, 3] = 6.0
+    heat = HeatMap("nodule", values, np.diag([88.0, 77.0, 88.0, 1.0]), (8.0, 7.0, 8.0))
+    asked = []
+    monkeypatch.setattr(Searcher, "look_for", lambda _, words, volume: asked.append((words, volume.suffix)) or heat)
+    found = client.get("/v1/cases/case0/evidence?asked=nódulo").json()
+    assert asked == [("nódulo", ".nii")]
+    # By hand: the cell's middle is voxel (1.5 * 8, 2.5 * 7, 3.5 * 8).
+    assert found["slices"] == {"sagittal": 12, "coronal": 17, "axial": 28}
+    assert found["box"] == {"lo_mm": [44.0, 115.5, 220.0], "hi_mm": [132.0, 192.5, 308.0]}
+    answer = client.get("/v1/cases/case0/heat?asked=nodule")
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(answer.content))
+    drawn = np.asarray(image.dataobj)
+    assert (drawn.dtype, drawn[1, 2, 3], drawn.sum()) == (np.uint8, 255, 255)
+    assert image.affine.tolist() == heat.affine.tolist()
+    again = client.get(answer.request.url, headers={"if-none-match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("kind", ["evidence", "heat"])
+def test_where_the_model_cannot_tell_it_says_so(client: TestClient, kind: str) -> None:
+    refused = client.get(f"/v1/cases/case0/{kind}?asked=nodule")
+    assert refused.status_code == 404
+    assert "cannot tell where" in refused.json()["error"]["message"]
+    assert client.get(f"/v1/cases/case0/{kind}").status_code == 422
 
 
 def test_a_picture_is_kept_and_named_by_a_tag(client: TestClient) -> None:

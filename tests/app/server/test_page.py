@@ -1,6 +1,7 @@
 """The search page in a real browser, against a real server: what a radiologist does, from words to a box."""
 
 import hashlib
+import http.server
 import re
 import socket
 import threading
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +19,7 @@ import uvicorn
 from medfinder.app.server.access import Access, add_key
 from medfinder.app.server.application import make_app
 from medfinder.app.server.state import open_state
+from medfinder.app.study_links import ViewerLinks, add_link
 from medfinder.records import Case, Finding
 from medfinder.retrieval.index import SearchIndex
 
@@ -119,7 +121,9 @@ def shelf(seer: Seer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sear
 
 
 @contextmanager
-def served(index: SearchIndex, model: Any, folder: Path, *, key: bool = False) -> Iterator[tuple[str, str]]:
+def served(
+    index: SearchIndex, model: Any, folder: Path, *, key: bool = False, viewer: ViewerLinks | None = None
+) -> Iterator[tuple[str, str]]:
     """Serve on a free port of this machine; give the address, and a viewer's key where keys are asked for."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -128,7 +132,7 @@ def served(index: SearchIndex, model: Any, folder: Path, *, key: bool = False) -
     state = open_state(folder)
     plain = add_key(state, "ward 3", "viewer")[1] if key else ""
     access = Access(state, is_open=not key)
-    app = make_app(index, model, folder=folder, hosts=frozenset({host}), state=state, access=access)
+    app = make_app(index, model, folder=folder, hosts=frozenset({host}), state=state, access=access, viewer=viewer)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=int(host.split(":")[1]), log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -301,6 +305,10 @@ def test_a_case_shows_its_images_evidence_reports_and_a_box_finds_similar_region
     expect(page.locator("#evidence")).to_have_attribute("aria-pressed", "true")
     page.keyboard.press("v")
     expect(page.locator("#evidence")).to_have_attribute("aria-pressed", "false")
+    with page.expect_response(lambda answer: "/heat?asked=pleural%20effusion" in answer.url) as heat:
+        page.get_by_role("button", name="Where?").first.click()
+    assert heat.value.ok
+    expect(page.locator("#evidence")).to_have_attribute("aria-pressed", "true")
     for key, name in (("4", "liver"), ("a", "axial"), ("e", "Box")):
         page.keyboard.press(key)
         expect(page.get_by_role("button", name=name, exact=True)).to_have_attribute("aria-pressed", "true")
@@ -387,6 +395,49 @@ def test_a_server_with_keys_asks_for_one(shelf: SearchIndex, seer: Seer, open_pa
         expect(page.locator(".card[data-case]").first).to_be_visible()
         page.locator("#leave").click()
         expect(page.locator("#login")).to_be_visible()
+
+
+class ViewerPage(http.server.BaseHTTPRequestHandler):
+    """Stands in for the viewer of a PACS; ``asked`` are the paths and from where they were asked."""
+
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers.get("Referer")))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<title>viewer</title>")
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@in_browser
+def test_a_hit_and_its_case_open_in_the_viewer_of_the_pacs(
+    shelf: SearchIndex, seer: Seer, open_page: Any, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    add_link(tmp_path / "studies.jsonl", "study00", "1.2.840.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), ViewerPage) as pacs:
+        threading.Thread(target=pacs.serve_forever, args=(0.05,), daemon=True).start()
+        template = f"http://127.0.0.1:{pacs.server_address[1]}/viewer?StudyInstanceUIDs={{StudyInstanceUID}}"
+        viewer = ViewerLinks(template, tmp_path / "studies.jsonl")
+        with served(shelf, seer, tmp_path / "state", viewer=viewer) as (address, _):
+            page = open_page(address, "#/?text=pleural+effusion&where=age_years+%3D+70")
+            with page.context.expect_page() as opened:
+                page.get_by_role("link", name="Open hit 1 in the PACS viewer").click()
+            expect(opened.value).to_have_title("viewer")
+            opened.value.close()
+            page.locator(".card[data-case] h2 a").first.click()
+            link = page.get_by_role("link", name="Open this case in the PACS viewer")
+            expect(link).to_have_attribute("href", template.replace("{StudyInstanceUID}", "1.2.840.1"))
+            page.goto(f"{address}#/case/case01")
+            expect(page.get_by_role("heading", name="50 y")).to_be_visible()
+            expect(page.get_by_role("link", name="PACS viewer")).to_have_count(0)
+        pacs.shutdown()
+    asked = [one for one in ViewerPage.asked if one[0].startswith("/viewer")]
+    assert asked == [("/viewer?StudyInstanceUIDs=1.2.840.1", None)], "the viewer is told where the reader came from"
 
 
 # ---- what needs no browser -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from medfinder.app.server.pictures import PLANES
-from medfinder.records import Case, Hit
+from medfinder.records import Case, Evidence, Hit
 from medfinder.retrieval.index import IndexedCase
 
 _HIDDEN = ("volume", "patient_id")
@@ -38,16 +38,22 @@ def links_of(
 def hit_as_json(hit: Hit, *, viewer: str | None = None) -> dict[str, Any]:
     """Write one hit; its parts become a table by name."""
     facts = {name: _plain(value) for name, value in asdict(hit).items() if name not in _HIDDEN}
-    best = {plane: hit.evidence.slices[axis] for plane, axis in PLANES.items()} if hit.evidence else None
-    if best is not None:
-        facts["evidence"]["slices"] = best
+    evidence = None if hit.evidence is None else evidence_as_json(hit.evidence)
+    best = None if evidence is None else evidence["slices"]
     return {
         **facts,
+        "evidence": evidence,
         "parts": dict(hit.parts),
         "shares": dict(hit.shares),
         "sentences": [{"text": text, "score": score} for text, score in hit.sentences],
         "links": links_of(hit.case_id, has_volume=hit.volume is not None, slices=best, viewer=viewer),
     }
+
+
+def evidence_as_json(evidence: Evidence) -> dict[str, Any]:
+    """Write where something was seen; its slices become a table by plane."""
+    facts = {name: _plain(value) for name, value in asdict(evidence).items()}
+    return {**facts, "slices": {plane: evidence.slices[axis] for plane, axis in PLANES.items()}}
 
 
 def case_as_json(indexed: IndexedCase, *, viewer: str | None = None) -> dict[str, Any]:

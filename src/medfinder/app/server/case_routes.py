@@ -1,4 +1,4 @@
-"""One case: its reports and findings, its slices, its volume.
+"""One case: its reports and findings, its slices, its volume, where it shows what.
 
 In: a case id of the index. Out: JSON, JPEG, NIfTI with range requests; pictures may be kept by the browser and carry a
 tag. Refused: ids, planes, windows and slices that are not there.
@@ -10,16 +10,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from medfinder.app.server.answers import case_as_json
+from medfinder.app.server.answers import case_as_json, evidence_as_json
+from medfinder.app.server.faults import Refusal
 from medfinder.app.server.gate import Gate
-from medfinder.app.server.pictures import PLANES, SIZES, WINDOWS, open_volume, tag_of
+from medfinder.app.server.pictures import PLANES, SIZES, WINDOWS, open_volume, tag_of, write_heat
 from medfinder.app.server.service import Service
+from medfinder.retrieval.evidence import HeatMap, evidence_in
 
 # A day: a picture is asked for again with its tag after that.
 _KEEP = "private, max-age=86400"
 _GZIP, _NIFTI, _JPEG = "application/gzip", "application/octet-stream", "image/jpeg"
 
 CaseId = Annotated[str, Path(max_length=200)]
+Asked = Annotated[str, Query(min_length=1, max_length=1_000, description="a finding by any of its names, or words")]
 
 
 def make_case_router(service: Service, gate: Gate) -> APIRouter:
@@ -66,7 +69,30 @@ def make_case_router(service: Service, gate: Gate) -> APIRouter:
         path = service.volume(case_id)
         return await _picture(service, request, _JPEG, lambda: service.pictures.thumbnail(path, place))
 
+    @router.get("/{case_id}/evidence")
+    async def show_evidence(case_id: CaseId, asked: Asked) -> dict[str, Any]:
+        """Tell where a case looks most like a finding or other words: a box in mm, slices; not whether it is there."""
+        heat = await service.run(_look, service, case_id, asked)
+        return evidence_as_json(evidence_in(heat))
+
+    @router.get("/{case_id}/heat", response_class=Response, responses=_binary(_GZIP))
+    async def draw_heat(case_id: CaseId, asked: Asked, request: Request) -> Response:
+        """Draw where a case looks like a finding or other words: a gzipped NIfTI of bytes, 255 where it does most."""
+
+        def draw() -> tuple[bytes, str]:
+            tag = tag_of(service.volume(case_id), "heat", service.model.digest, asked)
+            return write_heat(_look(service, case_id, asked)), tag
+
+        return await _picture(service, request, _GZIP, draw)
+
     return router
+
+
+def _look(service: Service, case_id: str, asked: str) -> HeatMap:
+    heat = service.searcher.look_for(asked, service.volume(case_id))
+    if heat is None:
+        raise Refusal(404, "this model cannot tell where a volume looks like these words")
+    return heat
 
 
 def _binary(*kinds: str) -> dict[int | str, dict[str, Any]]:

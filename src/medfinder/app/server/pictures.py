@@ -25,6 +25,7 @@ from PIL import Image
 from medfinder.app.montage import WINDOWS as SHARED_WINDOWS
 from medfinder.app.montage import apply_window, choose_slices
 from medfinder.errors import ConfigError, DatasetError
+from medfinder.retrieval.evidence import HeatMap
 from medfinder.volume import Volume
 
 WINDOWS: dict[str, tuple[float, float]] = {
@@ -89,6 +90,14 @@ class Pictures:
             while self._bytes > self._most:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
         return content
+
+
+def write_heat(heat: HeatMap) -> bytes:
+    """Write a heat map as .nii.gz of one byte a cell: 0 at its median and below, 255 at its highest."""
+    floor = float(np.median(heat.values))
+    shares = (heat.values - floor) / max(float(heat.values.max()) - floor, 1e-6)
+    image = nib.Nifti1Image(np.rint(255 * shares.clip(0, 1)).astype(np.uint8), heat.affine)
+    return gzip.compress(image.to_bytes(), mtime=0)
 
 
 def tag_of(path: Path, *what: object) -> str:

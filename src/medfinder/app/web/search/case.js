@@ -78,11 +78,19 @@ export class CasePage {
       const kind = hit?.matched.includes(one.name) ? "matched" : "present";
       const more = [one.status === "uncertain" ? "uncertain" : "", one.laterality, one.location, one.grade, one.size_mm && `${one.size_mm} mm`].filter(Boolean).join(", ");
       line.append(findingMark(one.name, kind), make("span", more ? ` ${more}` : "", "soft"));
+      if (info.links.volume) line.append(" ", this.whereButton(one.name));
       return line;
     }));
     const denied = make("p", "", "findings");
     denied.append(...(info.negated || []).map((name) => findingMark(name, "negated")));
     return this.section("Findings", present.length ? list : make("p", "None known.", "soft"), denied);
+  }
+
+  whereButton(name) {
+    const button = make("button", "Where?", "plain small");
+    button.title = "Mark where the model sees it";
+    button.addEventListener("click", () => this.reading?.look(name));
+    return button;
   }
 
   known(info) {

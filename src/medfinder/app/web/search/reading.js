@@ -2,6 +2,7 @@
 
 import { element, make, tell } from "../common.js";
 import { factsOf } from "./cards.js";
+import { ask, caseLink } from "./server.js";
 import { Viewer, VIEWS, WINDOWS } from "./viewer.js";
 
 const MOST_PREVIEW = 256;
@@ -128,9 +129,22 @@ export class Reading {
   setEvidence(isShown) {
     if (!this.evidence || !this.first) return;
     this.isEvidenceShown = isShown;
-    this.first.setBox("evidence", isShown ? this.evidence.box : null);
-    if (isShown) this.first.goTo(this.first.centreOf(this.evidence.box));
+    const { asked, box } = this.evidence;
+    const heat = asked === "text" || asked === "region" ? null : caseLink(this.info.case_id, `/heat?asked=${encodeURIComponent(asked)}`);
+    this.first.setBox("evidence", isShown ? box : null);
+    this.first.setHeat(isShown ? heat : null).catch((error) => tell(error.message, true));
+    if (isShown) this.first.goTo(this.first.centreOf(box));
     this.drawBar();
+  }
+
+  // Shows where this case looks most like a finding; told in words that it is no proof of it.
+  async look(name) {
+    try {
+      this.evidence = await ask(caseLink(this.info.case_id, `/evidence?asked=${encodeURIComponent(name)}`));
+      if (this.isGone) return;
+      this.setEvidence(true);
+      tell(`Marked: where it looks most like ${name}; the model says where, not whether.`);
+    } catch (error) { tell(error.message, true); }
   }
 
   link() { this.each((one) => one.link(this.isLinked ? this.viewers.filter((other) => other && other !== one) : [])); }

@@ -32,7 +32,7 @@ function fetchNiivue() {
 export class Viewer {
   // told: onPlace(text), onBox(box or null), onTrouble(error).
   constructor(place, told) {
-    [this.place, this.told, this.window, this.view, this.grid, this.boxes] = [place, told, "lung", "all", null, {}];
+    [this.place, this.told, this.window, this.view, this.grid, this.boxes, this.heat] = [place, told, "lung", "all", null, {}, null];
     this.canvas = make("canvas");
     place.tabIndex = 0;
     place.setAttribute("role", "group");
@@ -57,6 +57,7 @@ export class Viewer {
       this.isFull = full;
       this.setWindow(this.window);
       this.setView(this.view);
+      await this.setHeat(this.heat);
       this.paint();
       this.state.textContent = "";
       this.place.dataset.ready = full ? "full" : "preview";
@@ -147,6 +148,16 @@ export class Viewer {
   setBox(name, box) {
     this.boxes = { ...this.boxes, [name]: box };
     this.paint();
+  }
+
+  // Lays a heat map over the volume, from half of its height on; null takes it away.
+  async setHeat(url) {
+    this.heat = url;
+    if (!this.nv?.volumes.length) return;
+    for (const old of this.nv.volumes.slice(1)) this.nv.removeVolume(old);
+    if (url) await this.nv.addVolumesFromUrl([{ url, name: "heat.nii.gz", colormap: "warm", opacity: 0.45, cal_min: 128, cal_max: 255 }]);
+    // Another one may have been asked for meanwhile.
+    if (this.heat !== url && !this.isGone) await this.setHeat(this.heat);
   }
 
   // Boxes are drawn as shells of voxels, so that they are there in every plane and in 3-D.
