@@ -1,6 +1,7 @@
 """A study of the PACS as a question, and the way back into the PACS's viewer."""
 
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from medfinder.app.server.application import make_app
+from medfinder.app.server.reading import curate_upload
 from medfinder.app.server.run import Archive
+from medfinder.app.server.settings import Limits
 from medfinder.app.study_links import ViewerLinks, add_link
+from medfinder.curation.dataset import Dataset
 from medfinder.errors import ConfigError
 from medfinder.models.protocol import DualEncoder
 from medfinder.retrieval.index import SearchIndex
@@ -132,6 +136,19 @@ def test_a_study_that_is_taken_in_later_has_its_link_at_once(asked: TestClient, 
     assert asked.get("/v1/cases/case2").json()["links"]["viewer"] is None
     add_link(state / "studies.jsonl", "study2", "1.2.840.2")
     assert asked.get("/v1/cases/case2").json()["links"]["viewer"].endswith("=1.2.840.2")
+
+
+def test_an_uploaded_study_is_remembered_under_its_pseudonym(
+    stand_in: DualEncoder, write_chest: Callable[..., None], samples: Path, tmp_path: Path
+) -> None:
+    write_chest(tmp_path / "sent", CHEST, samples / "LIDC-IDRI-0314.nii.gz")
+    upload, study_map = tmp_path / "upload.zip", tmp_path / "studies.jsonl"
+    with zipfile.ZipFile(upload, "w") as archive:
+        for file in (tmp_path / "sent").iterdir():
+            archive.write(file, file.name)
+    curate_upload(upload, tmp_path / "out", stand_in.grid, tmp_path / "ids.key", "", Limits(), study_map)
+    [case] = Dataset.open(tmp_path / "out").cases
+    assert ViewerLinks(TEMPLATE, study_map).of(case.study_id) == TEMPLATE.replace("{StudyInstanceUID}", CHEST)
 
 
 def test_what_cannot_be_linked_or_asked_is_refused_at_the_start(tmp_path: Path) -> None:
