@@ -101,6 +101,13 @@ def test_a_report_without_anybody_stays_as_it_is() -> None:
         ("remitido del hospital san juan de alicante por tos .", "es", "remitido del [HOSPITAL] por tos ."),
         ("Seen at St. Mary's Hospital by Dr. Emily Whitfield.", "en", "Seen at [HOSPITAL] by Dr. [NAME]."),
         ("paciente de 93 años , hijo de 60 años", "es", "paciente de [AGE] años , hijo de 60 años"),
+        ("valorado por ikrame ouhadi , neumologa .", "es", "valorado por [NAME] , neumologa ."),
+        ("ikrame ouhadi bzdyk , medico residente .", "es", "[NAME] , medico residente ."),
+        ("dra. el ouhadi / dr. bzdyk", "es", "dra. [NAME] / dr. [NAME]"),
+        ("No change. Bzdyk Ouhadi, MD. Clear lungs.", "en", "No change. [NAME], MD. Clear lungs."),
+        ("Her husband Bzdyk Ouhadi was present.", "en", "Her husband [NAME] was present."),
+        ("visto en el clinica la pureza .", "es", "visto en el [HOSPITAL] ."),
+        ("Seen in St. Thomas' Hospital.", "en", "Seen in [HOSPITAL]."),
     ],
 )
 def test_each_kind_gets_its_placeholder(text: str, language: Language, expected: str) -> None:
@@ -115,6 +122,8 @@ def test_each_kind_gets_its_placeholder(text: str, language: Language, expected:
         "lobulo medio . d8 . 12 mm . 1.5 x 2 cm . segmento 6 . serie 3 imagen 45 . tc . epoc . covid-19 .",
         "segmentos 8-9-10 . arcos 6-7-8 . ratio 12/20 . contraste 100 ml . c/ contraste . hospital de dia .",
         "estudio solicitado por nombrepropio . name num fecha loc hc nhc .",
+        "mejoria clinica la paciente . nodulos calcificados , medico avisado . ocupado por moco espeso .",
+        "comentado con neumologia . se entrega el informe a la familia . valorado por el martes pasado .",
     ],
 )
 def test_clinical_traps_stay(text: str) -> None:

@@ -26,7 +26,8 @@ _TITLE = re.compile(
     r"|(?<![\w.])d\.(?= ?[a-z]{3})|miss\b|nurse\b|enfermer[oa]\b)"
 )
 _PERSON_LABELS = (
-    r"px|pte|identificacion|identification|identity|identidad|titular|usuari[oa]|client|informante|re(?=:)"
+    r"px|(?:pte|pcte|pac|pt)\b\.?|next of kin|firmante"
+    r"|identificacion|identification|identity|identidad|titular|usuari[oa]|client|informante|re(?=:)"
     r"|filiacion|datos del paciente|nombre(?: y apellidos?| del paciente| completo)?"
     r"|apellidos?(?: y nombre| , nombre|, nombre)?|paciente"
     r"|patient(?:'s)?(?: name)?|name(?: of patient)?|(?:first|last|full|given|family) name|surname|forename"
@@ -44,7 +45,11 @@ _PERSON_LABELS = (
     r"|(?:reported|dictated|transcribed|read|reviewed|verified|approved|interpreted|authori[sz]ed|requested"
     r"|ordered|referred|performed|electronically signed|seen|examined|entered|finali[sz]ed|written|prepared"
     r"|typed)(?: and \w+)? by"
-    r"|(?:discussed|reviewed|communicated|conferred|spoke|correlated) with|(?:called|communicated|conveyed"
+    r"|(?:(?:co-?|counter)?signed|checked|confirmed|supervised|evaluated|assessed|reported|transcribed) by"
+    r"|(?:discussed|reviewed|communicated|conferred|spoke|correlated)(?: \w+){0,3} with|copy to|copia a"
+    r"|(?:entrega|remite|envia)(?:do|da)?(?: (?:el )?(?:informe|copia|estudio))? a"
+    r"|(?:comenta|comentado|valorado|valorada|consultado)(?: \w+){0,2} (?:por|con)"
+    r"|(?:enf\.|enfermer[oa]) responsable|(?:called|communicated|conveyed"
     r"|relayed|phoned|reported|telephoned|given)(?: \w+){0,2} to|(?:referring|ordering|requesting|attending"
     r"|reporting|reading|signing|responsible|primary care)(?: physician| clinician| doctor| provider"
     r"| radiologist| consultant)?|(?:pulm|cardi|onc|neur)ologist|surgeon|anesthetist|anaesthetist"
@@ -56,13 +61,15 @@ _LABEL = re.compile(rf"\b(?:{_PERSON_LABELS})(?P<colon> ?[:=]| -)?(?= )")
 # Labels that announce a person by themselves; the others need a colon, a capital or a listed name behind them.
 _SURE_LABEL = re.compile(
     r"(?:\b(?:por|by)(?: (?:el|la))?(?: (?:tsid|ter|tecnico|medico|facultativo|radiologo|residente))?$"
-    r"|^fdo|^(?:discussed|communicated|conferred|spoke) with)"
+    r"|^fdo|^(?:discussed|communicated|conferred|spoke|reviewed|correlated)(?: \w+){0,3} with|^cop(?:y to|ia a)"
+    r"|^(?:entrega|remite|envia).* a$|^(?:comenta|consulta).* con$|^(?:pcte|pac|enf)\b|\bname$|^next of kin)"
 )
 
 _KIN = re.compile(
     r"\b(?:(?:brother|sister|mother|father|daughter|son|wife|husband|partner|carer|friend|cousin|uncle|aunt)(?: of|,|:)"
     r"|(?:herman[oa]|hij[oa]|madre|padre|espos[oa]|marido|mujer|pareja|prim[oa]|ti[oa]|cuidador[a]?"
-    r"|familiar|nuer[oa]|yerno)(?: de|,|:)|su (?:herman[oa]|hij[oa]|espos[oa]|marido|mujer)"
+    r"|familiar|nuer[oa]|yerno)(?: de|,|:)|su (?:herman[oa]|hij[oa]|espos[oa]|marido|mujer|madre|padre),?"
+    r"|(?:his|her|their) (?:brother|sister|mother|father|daughter|son|wife|husband|partner|carer|friend|niece|nephew),?"
     r"|interconsulta (?:de|con|a)|(?:peticion|demanda|indicacion|orden) de(?: la| el)?) (?=[a-z])"
 )
 
@@ -71,7 +78,17 @@ _PATIENT_OF_AGE = re.compile(r"\b(?:paciente|patient) (?=(?:[^\W\d_]+ ){1,4}(?:d
 
 _BRACKET = re.compile(r"\d{4,} \($")
 # What stands before whoever did, got or gave something.
-_GIVING = frozenset(["por", "by", "to", "from", "nurse", "pte", "paciente", "patient"])
+_GIVING = frozenset(["por", "by", "to", "from", "nurse", "pte", "pcte", "paciente", "patient"])
+# "El Amrani", "Al Hassan", "Ben Ali": an article within a name, where an unknown word or a name follows.
+_ARTICLES = frozenset(["el", "al", "ben", "bin", "ibn", "abu"])
+
+# What stands behind whoever is one: "Uxue Zubiri, MD", "uxue zubiri, medico residente".
+_PROFESSION = re.compile(
+    r" ?, ?(?:m\.?d|d\.o|ph\.?d|frc[rps]|mrcp|facr|mbbs|r\.?n|np|pa-c|tsid|mir|r[1-5]|medic[oa]|facultativ[oa]"
+    r"|adjunt[oa]|residente|(?:radi|neum|cardi|onc|neur|pat|hemat|ur)olog[oa]|cirujan[oa]|internista|intensivista"
+    r"|enfermer[oa]|tecnic[oa]|(?:consultant|resident|attending|fellow|registrar|physician|surgeon|nurse"
+    r"|technologist|radiographer|(?:radi|pulmon|cardi|onc|neur|path|hemat|ur)ologist))\b"
+)
 
 _EPONYM_BEFORE = re.compile(
     r"\b(?:sindrome|enfermedad|signo|signos|linea|lineas|clasificacion|escala|angulo|cateter|sonda|drenaje"
@@ -109,12 +126,16 @@ def find_names(text: str, _: Language) -> Iterator[Span]:
     yield from (Span("NAME", *found.span(), 0.95) for found in _CARETS.finditer(folded))
     yield from _after_titles(folded, words, starts, has_case=has_case)
     yield from _after_labels(folded, words, starts, has_case=has_case)
+    yield from _before_professions(folded, words, has_case=has_case)
     yield from _by_lists(folded, words, has_case=has_case)
 
 
 def _after_titles(folded: str, words: Sequence[Token], starts: dict[int, int], *, has_case: bool) -> Iterator[Span]:
     for found in _TITLE.finditer(folded):
         at = _next(folded, found.end(), starts)
+        if at is not None and _is_article(words, at):
+            yield from _people(folded, words, at, has_case=has_case, score=0.95)
+            continue
         if at is None or not (
             _may_begin(words[at], has_case=has_case, sure=True) or _is_titled(words[at], found[0], has_case)
         ):
@@ -140,7 +161,8 @@ def _after_any_label(words: Sequence[Token], *, has_case: bool) -> Iterator[int]
         is_capital = has_case and word.shape == "title"
         # A label, or a number and a bracket: "nhc 12345 (uxue zubiri)".
         is_labelled = (word.gap.strip(" ") == ":" and not before.is_plain) or bool(_BRACKET.search(word.gap))
-        is_given = is_capital and word.gap == " " and before.word in _GIVING
+        is_strange = not has_case and (word.is_unknown or word.is_sure) and (after.is_unknown or after.is_sure)
+        is_given = (is_capital or is_strange) and word.gap == " " and before.word in _GIVING
         if not (is_labelled or is_given) or after.gap != " " or min(len(word.word), len(after.word)) < 3:
             continue
         if is_eponymous(word) or word.shape != after.shape or after.word in PARTICLES:
@@ -179,6 +201,36 @@ def _after_labels(folded: str, words: Sequence[Token], starts: dict[int, int], *
             continue
         if not _is_eponym(folded, word.start, word.end, words[at : at + 1]) or sure:
             yield from _people(folded, words, at, has_case=has_case, score=0.9)
+
+
+def _is_article(words: Sequence[Token], at: int) -> bool:
+    """Say whether a word is the article of the name that follows: "el amrani", not "el martes"."""
+    after = words[at + 1] if at + 1 < len(words) else None
+    is_close = after is not None and after.gap in (" ", "-") and len(after.word) > 2
+    return words[at].word in _ARTICLES and after is not None and is_close and (after.is_unknown or after.is_sure)
+
+
+def _before_professions(folded: str, words: Sequence[Token], *, has_case: bool) -> Iterator[Span]:
+    """Find names of two words and more behind which a comma and a profession stand."""
+    ends = {word.end: index for index, word in enumerate(words)}
+    for found in _PROFESSION.finditer(folded):
+        last = first = ends.get(found.start(), -1)
+        while first > max(0, last - _LONGEST_NAME) and _is_of_name(words[first], has_case=has_case):
+            gap, before = words[first].gap, words[first - 1]
+            if gap not in (" ", "-") and not (gap == ". " and len(before.word) == 1):
+                break
+            first -= 1
+        while first < last and (not _is_of_name(words[first], has_case=has_case) or words[first].word in PARTICLES):
+            first += 1
+        if last > first >= 0 and any(word.is_sure or word.is_unknown for word in words[first : last + 1]):
+            yield Span("NAME", words[first].start, words[last].end, 0.85)
+
+
+def _is_of_name(word: Token, *, has_case: bool) -> bool:
+    """Say whether a word may stand within a name that is told by what follows it."""
+    if word.word in PARTICLES or word.word in _ARTICLES:
+        return True
+    return (len(word.word) == 1 or word.is_name or not word.is_plain) and not (has_case and word.shape == "lower")
 
 
 def _closes_name(folded: str, words: Sequence[Token], at: int, *, has_case: bool) -> bool:
@@ -253,6 +305,9 @@ def _run_on(folded: str, words: Sequence[Token], at: int, *, has_case: bool, ann
             continue
         if gap not in (" ", "-", " - ", "  ", "\xa0") and not is_listing and not is_initial:
             break
+        if _is_article(words, here) and gap == " " and not first.is_plain:
+            here += 1
+            continue
         if word.word in PARTICLES and not (has_case and word.shape == first.shape == "title"):
             here += 1
             continue

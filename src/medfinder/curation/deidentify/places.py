@@ -82,7 +82,14 @@ _CENTRE_LINKS = frozenset(
         "parque",
         "torre",
         "puerto",
+        "son",
     ]
+)
+# "en clinica la salud", not "mejoria clinica la paciente": a preposition or label before, an article behind.
+_NAMED_BY_ARTICLE = re.compile(
+    r"(?:(?:^|\W)(?:en|del?|desde|a|al|por|la|centro:?) (?:el |la )?|[.:] )"
+    r"(?P<centre>(?:clinica|sanatorio|policlinica|residencia|hospital)"
+    r" (?:la|el|los|las) (?!paciente|estudi|explor)(?P<name>[a-z]{4,}))(?= ?(?:[.,;:()]|$)| (?:el|en|con|por|y)\b)"
 )
 _SHORTENED = frozenset(["dr", "dra", "sta", "ntra", "sra", "virg", "h"])
 _CLAUSE_END = re.compile(r"[,;:()]| ?\.(?: |$)| (?:con|por|el|en|a|y)\b| \(|$")
@@ -167,12 +174,13 @@ def find_hospitals(text: str, _: Language) -> Iterator[Span]:
         end = None if at is None else _end_of_centre(folded, words, at, has_case=has_case, is_sure=is_sure)
         if end is not None:
             yield Span("HOSPITAL", found.start(), end, 0.96)
+    yield from (Span("HOSPITAL", *found.span("centre"), 0.9) for found in _NAMED_BY_ARTICLE.finditer(folded))
     ends = {word.end: index for index, word in enumerate(words)}
     for found in _CENTRE_EN.finditer(folded):
         start, end = _start_of_centre(words, found.start(), ends, has_case=has_case), found.end()
-        tail = re.compile(r" (?:of|for|at) (?:the )?(?:(?:national|royal|university|king|queen) )?(?:of )?").match(
-            folded, found.end()
-        )
+        tail = re.compile(
+            r" (?:of|for|at) (?:the )?(?:(?:national|royal|university|king|queen|saint|st\.?|our lady) )?(?:of )?"
+        ).match(folded, found.end())
         if tail and tail.end() in starts and _is_proper(words[starts[tail.end()]], has_case=has_case):
             end = words[starts[tail.end()]].end
             start = found.start() if start is None else start
@@ -226,7 +234,8 @@ def _is_proper(word: Token, *, has_case: bool) -> bool:
 
 def _start_of_centre(words: Sequence[Token], start: int, ends: dict[int, int], *, has_case: bool) -> int | None:
     """Go back from "hospital" over its English name; None when it has none."""
-    at = ends.get(start - 1)
+    # "St. Thomas' Hospital": the apostrophe belongs to no word.
+    at = ends.get(start - 1, ends.get(start - 2))
     begin = None
     for here in range(at if at is not None else -1, -1, -1):
         word = words[here]

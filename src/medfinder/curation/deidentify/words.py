@@ -37,6 +37,8 @@ PARTICLES = frozenset(
         "le",
         "san",
         "santa",
+        "della",
+        "delle",
     )
 )
 # Endings of Spanish and English words that are made by rule and seldom close a surname; ours. They stop a name in a

@@ -2,7 +2,7 @@
 
 In: a report without PHI, its language, a pool of names and templates, a generator. Out: the text and its PHI, span by
 span. Nobody is meant: names, numbers and streets are drawn at random. The pools share no name, no template, no
-hospital and no street, so that who tunes on the first three can be judged on ``"held_out"``. Traps are sentences that
+hospital and no street, so that who tunes on the first four can be judged on ``"held_out"``. Traps are sentences that
 look like PHI and are none. Refused: pools that are not known.
 """
 
@@ -20,7 +20,7 @@ from medfinder.errors import ConfigError
 from medfinder.records import Language
 from medfinder.sources.phantoms.phrases import pick
 
-Pool = Literal["tuning", "second", "third", "held_out"]
+Pool = Literal["tuning", "second", "third", "fourth", "held_out"]
 
 _DNI_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
 _MONTHS = {
