@@ -303,7 +303,8 @@ def test_another_dataset_is_not_laid_upon_a_release(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"license": "CC BY 4.0"}, "as the hub writes it"),
+        ({"license": "CC BY 4.0"}, "e.g. cc-by-4.0"),
+        ({"license": "nonsense"}, "license 'nonsense'; expected a name as the hub writes it, e.g. cc-by-4.0"),
         ({"name": "two\nlines"}, "one line"),
         ({"shard_cases": 0}, "1 or more"),
     ],

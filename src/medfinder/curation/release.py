@@ -10,9 +10,9 @@ bytes.
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +53,19 @@ _NOT_OURS_REMARK = (
 )
 
 
+# What a card of the hub may name. Source: the hub's documentation, Repositories > Licenses; those made for the weights
+# of one model are left out, since a dataset has none.
+_LICENSE_NAMES = """
+afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0
+cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 cdla-sharing-1.0 ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0 gpl-3.0
+h-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0
+openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
+"""
+LICENSES = frozenset(_LICENSE_NAMES.split())
+
+
 @dataclass(frozen=True)
 class ReleaseSettings:
     """How a dataset is handed on.
@@ -73,9 +86,11 @@ class ReleaseSettings:
     def __post_init__(self) -> None:
         if not self.name.strip() or not self.name.isprintable():
             raise ConfigError(f"name {self.name!r}; expected one line of words")
-        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+        if self.license not in LICENSES:
+            near = get_close_matches(self.license.strip().lower().replace(" ", "-"), LICENSES, n=3)
             raise ConfigError(
-                f"license {self.license!r}; expected a name as the hub writes it, e.g. cc-by-4.0 or other"
+                f"license {self.license!r}; expected a name as the hub writes it, e.g. "
+                f"{', '.join(near or ('cc-by-4.0', 'cc-by-nc-sa-4.0', 'cc0-1.0'))}, or other for terms of your own"
             )
         if self.shard_cases < 1:
             raise ConfigError(f"shard_cases {self.shard_cases}; expected 1 or more")
