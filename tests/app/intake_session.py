@@ -15,11 +15,13 @@ from typing import Any
 from unittest import mock
 
 from medfinder.app import intake
+from medfinder.app.pacs_study import fetched_study
 from medfinder.app.study_links import ViewerLinks
 from medfinder.curation.deidentify.keys import Key
 from medfinder.errors import MedFinderError
 from medfinder.retrieval.index import SearchIndex
 from medfinder.sources import pacs
+from medfinder.volume import read_volume
 
 HERE = Path(__file__).parent
 
@@ -61,6 +63,15 @@ def dying(run: "subprocess.Popen[bytes]", series: int) -> Iterator[None]:
         yield
 
 
+def ask_with(settings: pacs.PacsSettings, uid: str) -> Any:
+    """Fetch a study to ask with; the size of its volume, or why there is none."""
+    try:
+        with fetched_study(uid, settings) as (volume, _):
+            return read_volume(volume).shape
+    except MedFinderError as error:
+        return str(error)
+
+
 def searchable(index: Path) -> int:
     with SearchIndex.open(index) as opened:
         return len(opened)
@@ -93,6 +104,8 @@ def main(program: str, export: Path, work: Path) -> None:
     with server.orthanc(program, work):
         told["rest"] = vars(intake.ingest(settings, open_place(), intake.plan_ingest(settings, open_place())))
         told["again"] = len(intake.plan_ingest(settings, open_place()).todo)
+        told["asked with"] = ask_with(settings, "1.2.3.1")
+        told["not there"] = ask_with(settings, "1.2.3.99")
         told["voxels left"] = len(list((work / "cache").rglob("*.dcm")))
         os.environ[pacs.PASSWORD] = "another"
         told["wrong password"] = refusal(settings, place)

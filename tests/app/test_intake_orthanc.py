@@ -40,7 +40,7 @@ def told(
         write_chest(export / "b", "1.2.3.2", samples / "CMB-CRC-MSB-01068.nii.gz", finer=2)
     script = Path(__file__).with_name("intake_session.py")
     command = [*ISOLATE, sys.executable, str(script), str(ORTHANC), str(export), str(work)]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert answer.returncode == 0, answer.stderr[-3000:]
     found: dict[str, Any] = json.loads(answer.stdout)
     return {**found, "stderr": answer.stderr}
@@ -61,6 +61,12 @@ def test_a_repeated_ingest_pulls_nothing_and_no_voxels_as_they_came_are_left(tol
 def test_what_was_pulled_is_found_and_leads_back_into_the_viewer(told: dict[str, Any]) -> None:
     assert len(told["links"]) == 2
     assert "http://viewer.example/?StudyInstanceUIDs=1.2.3.1" in told["links"]
+
+
+def test_a_study_of_the_pacs_is_asked_with_and_forgotten(told: dict[str, Any]) -> None:
+    # The sample, twice as fine in the plane.
+    assert told["asked with"] == [266, 266, 92]
+    assert "no CT study of this StudyInstanceUID" in told["not there"]
 
 
 def test_a_wrong_password_and_a_server_that_is_gone_are_one_line_each(told: dict[str, Any]) -> None:

@@ -55,19 +55,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def make_certificate(folder: Path, host: str) -> Path:
     """Make a certificate that signs itself; its key lies beside it as ``.key``."""
     certificate = folder / f"{host}.crt"
-    words = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-noenc",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=medfinder",
-    ]
+    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
     files = ["-keyout", str(certificate.with_suffix(".key")), "-out", str(certificate)]
     named = ["-addext", f"subjectAltName={'IP' if host[0].isdigit() else 'DNS'}:{host}"]
     subprocess.run(["openssl", *words, "-subj", "/CN=medfinder", *files, *named], capture_output=True, check=True)
@@ -185,6 +173,20 @@ def test_a_study_of_the_pacs_is_asked_with_by_its_uid(
     assert code == 0, told
     assert {hit["case_id"] for hit in json.loads(out)} == {"case0", "case1"}
     code, _, told = run("search", "--server", served["url"], "--study", "1.2.3.99")
+    assert (code, told.count("\n")) == (2, 1)
+    assert "the PACS has no CT study" in told
+
+
+def test_an_index_is_asked_with_a_study_that_is_not_in_it(
+    archive: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_index(tmp_path / "index")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code, out, told = run("search", tmp_path / "index", "--study", CHEST, "--dicomweb", archive.url, "--json")
+    assert code == 0, told
+    assert {hit["case_id"] for hit in json.loads(out)} == {"case0", "case1"}
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    code, _, told = run("search", tmp_path / "index", "--study", "1.2.3.99", "--dicomweb", archive.url)
     assert (code, told.count("\n")) == (2, 1)
     assert "the PACS has no CT study" in told
 
