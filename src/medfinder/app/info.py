@@ -10,6 +10,7 @@ from typing import Any
 
 from medfinder.curation.dataset import Dataset, is_dataset
 from medfinder.curation.statistics import describe, statistics_text
+from medfinder.retrieval.cluster import cluster_at
 from medfinder.retrieval.index import SearchIndex, is_index
 from medfinder.sources.files import is_volume_file, relative_name, walk_files
 from medfinder.sources.phantoms_folder import STUDIES_FILE
@@ -45,6 +46,16 @@ def describe_path(path: Path) -> dict[str, Any]:
         if len(series) != 1:
             return {"kind": "DICOM folder", "series": [_plain(asdict(one)) for one in series]}
     return {"kind": "volume", **_describe_volume(path)}
+
+
+def describe_collection(path: Path, url: str) -> dict[str, Any]:
+    """Say what the index holds that a cluster keeps under the last part of ``path``.
+
+    Raises:
+        MedFinderError: the cluster cannot be reached, or has no such index.
+    """
+    with SearchIndex.open(path, cluster=cluster_at(url)) as index:
+        return {"kind": "index", "url": url, **_plain(asdict(index.info()))}
 
 
 def dataset_facts(facts: Mapping[str, Any]) -> str:

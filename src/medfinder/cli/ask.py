@@ -13,6 +13,7 @@ from rich.console import Console
 
 from medfinder.cli.face import (
     AsJson,
+    IndexUrl,
     ModelPath,
     Server,
     Workers,
@@ -75,6 +76,7 @@ def search(
     ] = None,
     server: Server = None,
     model: ModelPath = None,
+    index_url: IndexUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the most similar examinations, by words, by a report or by a CT."""
@@ -85,8 +87,8 @@ def search(
         raise ConfigError("give INDEX or --server URL, one of the two")
     if study is not None and ct is not None:
         raise ConfigError("--study and --ct are both a CT to ask with; give one of them")
-    if server is not None and (model is not None or dicomweb is not None):
-        raise ConfigError("a server has its own model and PACS; leave out --model and --dicomweb")
+    if server is not None and (model, dicomweb, index_url) != (None, None, None):
+        raise ConfigError("a server has its own index, model and PACS; leave out --model, --dicomweb and --index-url")
     if server is None and (study is None) != (dicomweb is None):
         raise ConfigError("--study and --dicomweb belong together: the study, and the PACS that has it")
     query = Query(
@@ -107,7 +109,7 @@ def search(
         hits, notes = search_server(open_client(server), query, study=study, explain=explain)
     else:
         assert index is not None
-        hits, notes = _search_index(index, query, study, dicomweb, model, is_explained=explain)
+        hits, notes = _search_index(index, query, study, dicomweb, model, index_url=index_url, is_explained=explain)
     for note in notes:
         remark(note)
     if as_json:
@@ -206,12 +208,13 @@ def embed(
 @app.command(epilog=examples("medfinder info chest.nii.gz", "medfinder info dataset", "medfinder info my-index --json"))
 def info(
     path: Annotated[Path, typer.Argument(help="A volume, DICOM folder, dataset, checkpoint or index.")],
+    index_url: IndexUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a path holds."""
-    from medfinder.app.info import dataset_facts, describe_path
+    from medfinder.app.info import dataset_facts, describe_collection, describe_path
 
-    facts = describe_path(existing(path))
+    facts = describe_path(existing(path)) if index_url is None else describe_collection(path, index_url)
     if as_json:
         print_json(facts)
     elif facts["kind"] == "dataset":
@@ -233,9 +236,17 @@ def demo(
 
 
 def _search_index(
-    index: Path, query: Query, study: str | None, dicomweb: str | None, model: Path | None, *, is_explained: bool
+    index: Path,
+    query: Query,
+    study: str | None,
+    dicomweb: str | None,
+    model: Path | None,
+    *,
+    index_url: str | None,
+    is_explained: bool,
 ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
     from medfinder.models.checkpoint import load_model
+    from medfinder.retrieval.cluster import cluster_at
     from medfinder.retrieval.index import SearchIndex
     from medfinder.retrieval.search import Searcher
 
@@ -247,7 +258,8 @@ def _search_index(
 
             ct, fetched = opened.enter_context(fetched_study(study, pacs.read_settings(Path(dicomweb))))
             query = replace(query, ct=ct)
-        searcher = Searcher(opened.enter_context(SearchIndex.open(index, wait_s=_WAIT_S)), load_model(model))
+        held = SearchIndex.open(index, wait_s=_WAIT_S, cluster=cluster_at(index_url))
+        searcher = Searcher(opened.enter_context(held), load_model(model))
         answer = searcher.answer(query)
         hits = searcher.explain(query, answer.hits) if is_explained else answer.hits
     return tuple(hits), (*answer.notes, *fetched)

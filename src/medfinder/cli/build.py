@@ -10,6 +10,7 @@ import typer
 from medfinder.cli.face import (
     INTERRUPTED,
     AsJson,
+    IndexUrl,
     ModelPath,
     SourceKind,
     Workers,
@@ -28,6 +29,11 @@ from medfinder.records import plural
 if TYPE_CHECKING:
     from medfinder.curation.curate import Summary
     from medfinder.models.train import TrainSettings
+
+# Ours: an index is freed in moments when its holder ends.
+_WAIT_S = 5.0
+
+_WAYS = {"exact": "exactly", "compressed": "in compressed form", "graph": "along a graph"}
 
 
 @app.command(
@@ -218,6 +224,7 @@ def train(
         "medfinder index /data/pacs_export my-index",
         "medfinder index dataset my-index --model checkpoint",
         "medfinder index /data/disk my-index --source nifti",
+        "medfinder index dataset chest --index-url http://qdrant:6333 --shards 3 --replicas 2",
     )
 )
 def index(
@@ -225,6 +232,15 @@ def index(
     out: Annotated[Path, typer.Argument(help="Index folder; what is there already is kept.")],
     model: ModelPath = None,
     kind: SourceKind = "auto",
+    way: Annotated[
+        str | None,
+        typer.Option(
+            "--search", help="How it is searched: exact, compressed or graph; by the number of cases if not given."
+        ),
+    ] = None,
+    index_url: IndexUrl = None,
+    shards: Annotated[int, typer.Option(min=1, help="Parts of a new collection on a cluster.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="Servers that hold each part.")] = 1,
     workers: Workers = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -232,19 +248,26 @@ def index(
     from medfinder.app.ingest import open_or_curate
     from medfinder.models.checkpoint import load_model
     from medfinder.retrieval.build import build_index
+    from medfinder.retrieval.cluster import cluster_at
+    from medfinder.retrieval.engine import parse_way
+    from medfinder.retrieval.index import SearchIndex
 
+    cluster = cluster_at(index_url, shards, replicas)
+    wanted = parse_way(way) if way is not None else None
     encoder = load_model(model)
     with progress_bar("curating") as progress:
         dataset = open_or_curate(
             source, beside=out, grid=encoder.grid, source_kind=kind, workers=workers, progress=progress
         )
     with progress_bar("indexing") as progress:
-        summary = build_index(dataset, out, encoder, progress=progress)
+        summary = build_index(dataset, out, encoder, progress=progress, cluster=cluster)
+    with progress_bar("optimising") as progress, SearchIndex.open(out, wait_s=_WAIT_S, cluster=cluster) as opened:
+        chosen = opened.optimise(wanted, progress=progress)
     if as_json:
-        print_json({**asdict(summary), "dropped": [asdict(row) for row in dataset.dropped]})
+        print_json({**asdict(summary), "search": chosen, "dropped": [asdict(row) for row in dataset.dropped]})
         return
     told = f"{plural(summary.added, 'case')} added to {out}, {summary.replaced} replaced, {summary.removed} removed"
-    remark(f"{told}, {summary.skipped} were there already; {summary.cases} in all")
+    remark(f"{told}, {summary.skipped} were there already; {summary.cases} in all, searched {_WAYS[chosen]}")
     show_dropped(dataset.dropped)
 
 

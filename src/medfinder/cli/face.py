@@ -27,6 +27,7 @@ _EXTRA_OF = {
     "torch": "model",
     "safetensors": "model",
     "transformers": "model",
+    "qdrant_client": "cluster",
     "qdrant_edge": "index",
     "jinja2": "page",
     "PIL": "page",
@@ -62,6 +63,12 @@ SourceKind = Annotated[
 ]
 Server = Annotated[
     str | None, typer.Option(help="A running medfinder server instead of INDEX; its key in MEDFINDER_SERVER_KEY.")
+]
+IndexUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--index-url", help="Qdrant cluster, http://HOST:PORT, on which INDEX names a collection; not a folder then."
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
 

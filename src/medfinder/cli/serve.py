@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medfinder.cli.face import ModelPath, app, examples, remark
+from medfinder.cli.face import IndexUrl, ModelPath, app, examples, remark
 
 
 @app.command(
@@ -22,6 +22,7 @@ def serve(
     model: ModelPath = None,
     host: Annotated[str, typer.Option(help="To listen on; beyond this machine only once keys exist.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    index_url: IndexUrl = None,
     state: Annotated[
         Path | None, typer.Option(help="Folder for uploads, jobs, keys and notes; INDEX.state if not given.")
     ] = None,
@@ -53,4 +54,14 @@ def serve(
     listening = Listening(host, port, tls_certificate, tls_key)
     archive = Archive(pacs.read_settings(Path(dicomweb)) if dicomweb else None, viewer_link, study_map)
     folder = state or index.with_name(f"{index.name}.state")
-    run(index, model, listening=listening, archive=archive, folder=folder, state=database, limits=limits, told=remark)
+    run(
+        index,
+        model,
+        listening=listening,
+        archive=archive,
+        folder=folder,
+        state=database,
+        limits=limits,
+        told=remark,
+        index_url=index_url,
+    )

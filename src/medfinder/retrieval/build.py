@@ -16,6 +16,7 @@ import numpy as np
 
 from medfinder.errors import ConfigError
 from medfinder.records import Case
+from medfinder.retrieval.cluster import Cluster
 from medfinder.retrieval.index import SearchIndex, is_index
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ def build_index(
     *,
     progress: Callable[[int, int], None] | None = None,
     keep_missing: bool = False,
+    cluster: Cluster | None = None,
 ) -> BuildSummary:
     """Embed the cases of a dataset into the index at ``index_path``, which is made if it is not there.
 
     Args:
         progress: called with (cases done, cases to do).
+        cluster: where the index is, if it is not a folder.
         keep_missing: leave cases in the index that were added from this dataset and are in it no longer.
 
     Raises:
@@ -68,7 +71,7 @@ def build_index(
             f"dataset {dataset.path} is on the grid {dataset.grid}, the model expects {model.grid}; "
             "curate it again on the model's grid"
         )
-    with _open_or_create(index_path, model) as index:
+    with _open_or_create(index_path, model, cluster) as index:
         # A dataset that has moved is embedded anew, so that hits point to where its volumes are.
         held, before = index.digests(), index.digests(dataset.path)
         digests = {case.case_id: case_digest(case, dataset.volume(case)) for case in dataset.cases}
@@ -96,10 +99,11 @@ def case_digest(case: Case, hu: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _open_or_create(path: Path, model: "DualEncoder") -> SearchIndex:
-    if not is_index(path):
-        return SearchIndex.create(path, model_digest=model.digest, width=model.width, model_name=model.name)
-    index = SearchIndex.open(path)
+def _open_or_create(path: Path, model: "DualEncoder", cluster: Cluster | None) -> SearchIndex:
+    if not is_index(path, cluster):
+        about = {"model_digest": model.digest, "model_name": model.name}
+        return SearchIndex.create(path, width=model.width, cluster=cluster, **about)
+    index = SearchIndex.open(path, cluster=cluster)
     try:
         index.require_model(model.digest, model.width)
     except BaseException:

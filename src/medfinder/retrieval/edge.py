@@ -55,8 +55,9 @@ ROOM_TO_OPEN = 16 * 2**20
 class EdgeEngine:
     """An open shard; ``create`` makes its files."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, width: int) -> None:
         self._path = path
+        self._width = width
         self._note = path.with_name("optimised.json")
         self._writing = threading.Lock()
         self._flushed_at = time.monotonic()
@@ -76,11 +77,6 @@ class EdgeEngine:
                 schema = getattr(edge.PayloadSchemaType, kind)
                 shard.update(edge.UpdateOperation.create_field_index(field, schema))
             shard.close()
-
-    @property
-    def name(self) -> str:
-        """The engine and its version."""
-        return engine_name()
 
     # ---- changing ----------------------------------------------------------------------------------------------------
 
@@ -104,7 +100,7 @@ class EdgeEngine:
                 self._shard.flush()
                 self._flushed_at = time.monotonic()
 
-    def optimise(self, way: Way, settings: IndexSettings, width: int, progress: Progress | None) -> None:
+    def optimise(self, way: Way, settings: IndexSettings, progress: Progress | None) -> None:
         """Lay the vectors out for a way of searching.
 
         Killed, it leaves an index that is searched exactly. Searches of other threads may fail meanwhile.
@@ -118,7 +114,7 @@ class EdgeEngine:
             # The engine writes a second copy and drops the first one then.
             require_room(self._path, ROOM_TO_WRITE + 2 * self.size_bytes())
             self._shard.close()
-            self._shard = _edge().EdgeShard.load(str(self._path), _config(way, width, settings))
+            self._shard = _edge().EdgeShard.load(str(self._path), _config(way, self._width, settings))
             with _watched(self._indexed, cases, progress):
                 self._shard.optimize()
                 self._shard.flush()

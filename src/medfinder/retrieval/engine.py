@@ -6,7 +6,7 @@ engines answer: Qdrant Edge in a folder (``edge``) and a Qdrant cluster (``clust
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -109,11 +109,6 @@ class Record(NamedTuple):
 class Engine(Protocol):
     """Keeps points and finds them; every method but the last three raises ``SearchIndexError`` when it fails."""
 
-    @property
-    def name(self) -> str:
-        """The engine and its version."""
-        ...
-
     def upsert(self, points: Sequence[Point]) -> None:
         """Add points, or replace those of the same id; when this returns, they are on disk."""
         ...
@@ -150,7 +145,7 @@ class Engine(Protocol):
         """Count the points that pass by the values of a field."""
         ...
 
-    def optimise(self, way: Way, settings: IndexSettings, width: int, progress: Progress | None) -> None:
+    def optimise(self, way: Way, settings: IndexSettings, progress: Progress | None) -> None:
         """Lay the vectors out for a way of searching."""
         ...
 
@@ -169,6 +164,18 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of it."""
         ...
+
+
+def parse_way(word: str) -> Way:
+    """Read how an index is to be searched.
+
+    Raises:
+        ConfigError: that is no way; names them.
+    """
+    for way in get_args(Way):
+        if word == way:
+            return way  # type: ignore[no-any-return]  # one of its literals
+    raise ConfigError(f"search {word[:60]!r}; expected one of {', '.join(get_args(Way))}")
 
 
 def flag(value: bool) -> str:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +33,7 @@ import numpy as np
 
 from medfinder.errors import SearchIndexError
 from medfinder.records import Case, Finding
+from medfinder.retrieval.cluster import Cluster, ClusterEngine
 from medfinder.retrieval.edge import ROOM_TO_WRITE, EdgeEngine, engine_name, require_room
 from medfinder.retrieval.engine import SPARSE, Engine, IndexSettings, Point, Progress, Space, Way, flag
 from medfinder.retrieval.filters import Condition, equals
@@ -136,23 +138,24 @@ class SearchIndex:
         model_digest: str,
         width: int,
         model_name: str,
+        cluster: Cluster | None = None,
     ) -> Self:
         """Make an empty index for one model's vectors and open it; killed half-way, nothing stands at ``path``.
+
+        Args:
+            cluster: make it there, as the collection that is named as the last part of ``path``.
 
         Raises:
             SearchIndexError: something is there already, or it cannot be written.
         """
+        if cluster is not None:
+            _create_collection(path, cluster, _make_meta("Qdrant cluster", model_digest, width, model_name))
+            return cls.open(path, cluster=cluster)
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise SearchIndexError(
                 f"{path} exists and is not empty; choose another folder, or open it if it is an index"
             )
-        meta = {
-            "format": FORMAT,
-            "engine": engine_name(),
-            "model_name": model_name,
-            "model_digest": model_digest,
-            "width": width,
-        }
+        meta = _make_meta(engine_name(), model_digest, width, model_name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             require_room(path.parent, ROOM_TO_WRITE)
@@ -171,19 +174,22 @@ class SearchIndex:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path, *, wait_s: float = 0.0) -> Self:
+    def open(cls, path: Path, *, wait_s: float = 0.0, cluster: Cluster | None = None) -> Self:
         """Open an index for searching and changing.
 
         Args:
-            wait_s: how long to wait for another process to let go of it.
+            wait_s: how long to wait for another process to let go of it; nobody waits for a cluster.
+            cluster: where the index is, if it is not a folder; ``path`` names the collection.
 
         Raises:
             SearchIndexError: no index is there, it is damaged, or another process has it open.
         """
+        if cluster is not None:
+            return cls(path, *_open_collection(path, cluster), lambda: None)
         meta = _read_meta(path)
         lock = _take_lock(path, wait_s)
         try:
-            engine = EdgeEngine(path / "shard")
+            engine = EdgeEngine(path / "shard", meta["width"])
         except BaseException:
             os.close(lock)
             raise
@@ -316,7 +322,7 @@ class SearchIndex:
         chosen = way or settings.way(cases)
         is_fresh = before.way == chosen and before.cases >= (cases if way else _FRESH * cases)
         if not is_fresh and (chosen, before.way) != ("exact", "exact"):
-            self._engine.optimise(chosen, settings, self.width, progress)
+            self._engine.optimise(chosen, settings, progress)
         return chosen
 
     # ---- looking -----------------------------------------------------------------------------------------------------
@@ -358,7 +364,8 @@ class SearchIndex:
             query: an embedding for ``image`` and ``report`` (score: cosine), terms for ``affirmed`` and ``denied``
                 (score: BM25; cases that share no term are left out).
             limit: how many at least, where there are so many: whatever ties with the last comes too, so that an answer
-                never depends on the order in which cases were added.
+                never depends on the order in which cases were added; not in an index that was optimised, where that
+                could be most of it.
             among: rank these cases only.
 
         Returns:
@@ -367,7 +374,8 @@ class SearchIndex:
         ids = None if among is None else [_point_id(case_id) for case_id in among]
         while True:
             found = self._query(space, query, limit + 1, where, ids)
-            if len(found) <= limit or found[-1][1] < found[limit - 1][1]:
+            is_exact = self._engine.optimised().way == "exact"
+            if len(found) <= limit or found[-1][1] < found[limit - 1][1] or not is_exact:
                 break
             limit *= 4
         return sorted(found[:limit], key=lambda one: (-one[1], one[0]))
@@ -457,9 +465,43 @@ class SearchIndex:
         )
 
 
-def is_index(path: Path) -> bool:
-    """Tell whether a folder looks like an index, without opening it."""
+def is_index(path: Path, cluster: Cluster | None = None) -> bool:
+    """Tell whether a folder looks like an index, without opening it, or whether a cluster has such a collection.
+
+    Raises:
+        SearchIndexError: the cluster cannot be reached.
+    """
+    if cluster is not None:
+        client = cluster.connect()
+        try:
+            return ClusterEngine.exists(client, path.name, cluster.url)
+        finally:
+            client.close()
     return (path / "index.json").is_file() and (path / "shard").is_dir()
+
+
+# ---- cluster ---------------------------------------------------------------------------------------------------------
+
+
+def _create_collection(path: Path, cluster: Cluster, meta: Mapping[str, Any]) -> None:
+    if is_index(path, cluster):
+        raise SearchIndexError(f"{cluster.url} has a collection {path.name} already; choose another name")
+    client = cluster.connect()
+    try:
+        ClusterEngine.create(client, path.name, cluster, meta)
+    finally:
+        client.close()
+
+
+def _open_collection(path: Path, cluster: Cluster) -> tuple[Mapping[str, Any], Engine]:
+    client, place = cluster.connect(), f"{path.name} at {cluster.url}"
+    try:
+        engine = ClusterEngine(client, path.name, place)
+        meta = _check_meta(engine.about(), place)
+    except BaseException:
+        client.close()
+        raise
+    return meta, engine
 
 
 # ---- folder ----------------------------------------------------------------------------------------------------------
@@ -474,11 +516,22 @@ def _read_meta(path: Path) -> dict[str, Any]:
         meta = json.loads((path / "index.json").read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise SearchIndexError(f"{path / 'index.json'} is damaged ({error}); make the index anew") from error
+    return _check_meta(meta, str(path / "index.json"))
+
+
+def _make_meta(engine: str, model_digest: str, width: int, model_name: str) -> dict[str, Any]:
+    facts = {"model_name": model_name, "model_digest": model_digest, "width": width}
+    return {"format": FORMAT, "engine": engine, **facts}
+
+
+def _check_meta(meta: Any, place: str) -> dict[str, Any]:
     expected = {"format": int, "engine": str, "model_name": str, "model_digest": str, "width": int}
     if not isinstance(meta, dict) or any(not isinstance(meta.get(key), kind) for key, kind in expected.items()):
-        raise SearchIndexError(f"{path / 'index.json'} is damaged: expected {', '.join(expected)}; make the index anew")
+        raise SearchIndexError(
+            f"{place} is damaged or none of ours: expected {', '.join(expected)}; make the index anew"
+        )
     if meta["format"] != FORMAT:
-        raise SearchIndexError(f"index {path} has format {meta['format']}, this version reads {FORMAT}; make it anew")
+        raise SearchIndexError(f"index {place} has format {meta['format']}, this version reads {FORMAT}; make it anew")
     return meta
 
 
@@ -521,6 +574,7 @@ def _take_lock(path: Path, wait_s: float) -> int:
 # ---- points ----------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=_MAX_REMEMBERED)
 def _point_id(case_id: str) -> int:
     """Name a point by a hash of its case id: the engine takes 64-bit integers and UUIDs.
 

@@ -17,7 +17,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from medfinder.curation.keywords import KEYWORDS, resolve_keyword
 from medfinder.errors import ConfigError
@@ -282,6 +282,7 @@ def _single_words() -> tuple[str, ...]:
 SHORTEST_MENDED = 6
 
 
+@lru_cache(maxsize=10_000)
 def mend_word(word: str) -> str | None:
     """Find the one word of the library that a long word is nearly; None when there is none.
 

@@ -20,6 +20,7 @@ from medfinder.app.study_links import ViewerLinks, check_template, open_map
 from medfinder.errors import ConfigError, MissingExtraError
 from medfinder.models.checkpoint import load_model
 from medfinder.records import plural
+from medfinder.retrieval.cluster import cluster_at
 from medfinder.retrieval.index import SearchIndex
 from medfinder.sources.pacs import PacsSettings, check_settings
 
@@ -119,11 +120,13 @@ def serve(
     state: str | None = None,
     limits: Limits,
     told: Callable[[str], None],
+    index_url: str | None = None,
 ) -> None:
     """Serve an index until Ctrl-C.
 
     Args:
         folder: for uploads, jobs and curated cases, and for what users keep where ``state`` names no database.
+        index_url: of the cluster that keeps the index, if it is not a folder.
         state: URL of a database, e.g. ``postgresql://...``.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -132,7 +135,7 @@ def serve(
     access = Access(remembered, settings, admin_key=read_admin_key(), is_open=listening.is_loopback)
     check_listen(listening.host, access.has_keys())
     viewer = archive.open_links(folder)
-    with SearchIndex.open(index_path, wait_s=_WAIT_S) as index:
+    with SearchIndex.open(index_path, wait_s=_WAIT_S, cluster=cluster_at(index_url)) as index:
         app = make_app(
             index,
             load_model(model),
