@@ -373,3 +373,11 @@ def test_no_words_at_all_show_the_help() -> None:
     answer = run()
     assert answer.returncode == 0
     assert "Usage: medfinder [OPTIONS] COMMAND" in answer.stdout
+
+
+def test_an_index_on_a_cluster_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    nowhere = ("--index-url", "http://127.0.0.1:9")
+    assert "no answer; see that the cluster runs" in refused("info", tmp_path / "chest", *nowhere)
+    assert "expected http://HOST:PORT" in refused("info", tmp_path / "chest", "--index-url", "qdrant")
+    made = refused("index", tmp_path, tmp_path / "chest", "--search", "quickly")
+    assert "search 'quickly'; expected one of exact, compressed, graph" in made

@@ -17,8 +17,10 @@ from medfinder.errors import ConfigError, SearchIndexError
 from medfinder.records import Case, Finding, Query
 from medfinder.retrieval.build import build_index
 from medfinder.retrieval.cluster import KEY_VARIABLE, Cluster
+from medfinder.retrieval.engine import Point
 from medfinder.retrieval.filters import parse_filter
-from medfinder.retrieval.index import SearchIndex, is_index
+from medfinder.retrieval.index import SearchIndex, _to_payload, is_index
+from medfinder.retrieval.index import _to_point as _to_index_point
 from medfinder.retrieval.lexical import describe_query
 from medfinder.retrieval.search import Searcher
 
@@ -64,6 +66,11 @@ def name(tmp_path: Path, cluster: Cluster) -> Iterator[Path]:
 def index(name: Path, cluster: Cluster) -> Iterator[SearchIndex]:
     with SearchIndex.create(name, model_digest=DIGEST, width=2, model_name="fake", cluster=cluster) as made:
         yield made
+
+
+def _to_point(case: Case) -> Point:
+    payload = _to_payload(case, Path("/nowhere"), Path("/nowhere/index"))
+    return _to_index_point(case, payload, np.array([1, 0]), np.array([1, 0]))
 
 
 def _add(index: SearchIndex, *rows: tuple[Case, tuple[float, float]]) -> None:
@@ -156,6 +163,19 @@ def test_a_dataset_is_built_and_searched_on_a_cluster(
     with SearchIndex.open(name, cluster=cluster) as index:
         answer = Searcher(index, model).answer(Query(text="report 03", k=1))
     assert (answer.hits[0].case_id, answer.total, answer.facets["sex"]) == ("03", 5, {"F": 5})
+
+
+def test_what_another_process_changed_is_seen_after_a_while(
+    index: SearchIndex, monkeypatch: pytest.MonkeyPatch, make_case: Callable[..., Case]
+) -> None:
+    _add(index, (make_case("a", sex="F"), (1, 0)))
+    assert (index.facet("sex"), index.statements(["a"])["a"].negated) == ({"F": 1}, frozenset())
+    # The engine stands for the other process: what is remembered here does not hear of it.
+    changed = _to_point(make_case("a", "No mass.", sex="M"))
+    index._engine.upsert([changed])
+    assert index.facet("sex") == {"F": 1}
+    monkeypatch.setattr("medfinder.retrieval.index._BELIEVED_S", 0.0)
+    assert (index.facet("sex"), index.statements(["a"])["a"].negated) == ({"M": 1}, frozenset({"mass"}))
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------

@@ -110,6 +110,8 @@ def _read_key() -> str | None:
 class ClusterEngine:
     """A collection; ``create`` makes it."""
 
+    is_shared = True
+
     def __init__(self, client: Any, collection: str, place: str) -> None:
         self._client = client
         self._collection = collection

@@ -55,6 +55,8 @@ ROOM_TO_OPEN = 16 * 2**20
 class EdgeEngine:
     """An open shard; ``create`` makes its files."""
 
+    is_shared = False
+
     def __init__(self, path: Path, width: int) -> None:
         self._path = path
         self._width = width

@@ -107,7 +107,13 @@ class Record(NamedTuple):
 
 
 class Engine(Protocol):
-    """Keeps points and finds them; every method but the last three raises ``SearchIndexError`` when it fails."""
+    """Keeps points and finds them; every method but the last three raises ``SearchIndexError`` when it fails.
+
+    Attributes:
+        is_shared: other processes may change it while we have it open.
+    """
+
+    is_shared: bool
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Add points, or replace those of the same id; when this returns, they are on disk."""

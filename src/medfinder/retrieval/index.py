@@ -50,6 +50,9 @@ _MAX_REMEMBERED = 200_000
 # Facets and counts that are remembered until something changes; ours: more than a page's filters ask in a minute.
 _MAX_COUNTED = 500
 
+# For how long what is remembered is believed where other processes may change the index: ours, about a page's reading.
+_BELIEVED_S = 60.0
+
 # Engine scores are float32; what differs by less than this is a tie.
 _SCORE_DIGITS = 6
 
@@ -127,6 +130,7 @@ class SearchIndex:
         self._known_terms: dict[int, bool] = {}
         self._counted: dict[Any, Any] = {}
         self._changes = 0
+        self._believed_since = time.monotonic()
 
     # ---- life --------------------------------------------------------------------------------------------------------
 
@@ -337,10 +341,20 @@ class SearchIndex:
             return self._engine.count(where, ids)
         return int(self._remember_count(("count", where), lambda: self._engine.count(where, None)))
 
+    def _doubt(self) -> None:
+        """Forget now and then what others may have changed, where others can."""
+        if self._engine.is_shared and time.monotonic() - self._believed_since > _BELIEVED_S:
+            self._believed_since = time.monotonic()
+            with self._remembering:
+                self._changes += 1
+                for memory in (self._remembered, self._known_terms, self._counted):
+                    memory.clear()
+
     def _remember_count(self, asked: Any, count: Callable[[], Any]) -> Any:
         """Count once until something changes: the same filter is asked again with every page and every query."""
-        if asked in self._counted:
-            return self._counted[asked]
+        self._doubt()
+        if (known := self._counted.get(asked)) is not None:
+            return known
         changes, counted = self._changes, count()
         with self._remembering:
             if changes == self._changes:
@@ -395,7 +409,8 @@ class SearchIndex:
 
     def _recall(self, points: Sequence[int]) -> dict[int, Statements]:
         """Look up what points say, in memory first."""
-        found = {point: self._remembered[point] for point in points if point in self._remembered}
+        self._doubt()
+        found = {point: one for point in points if (one := self._remembered.get(point)) is not None}
         missing = [point for point in points if point not in found]
         if missing:
             changes = self._changes
@@ -423,6 +438,7 @@ class SearchIndex:
         return frozenset(term for term in terms.ids if self._is_known(term))
 
     def _is_known(self, term: int) -> bool:
+        self._doubt()
         if (known := self._known_terms.get(term)) is not None:
             return known
         changes, one = self._changes, Terms((term,), (1.0,))
@@ -639,7 +655,13 @@ def _from_payload(payload: Mapping[str, Any], index: Path) -> IndexedCase:
     values["is_synthetic"] = payload["is_synthetic"] == flag(True)
     values["shape"] = tuple(payload["shape"])
     case = Case(**values)
-    places = (Path(payload["volumes_root"]), index.resolve() / payload["volumes_root_relative"])
-    volumes = (root / case.volume for root in places)
-    volume = next((path.resolve() for path in volumes if path.is_file()), None)
+    roots = (_resolved(Path(payload["volumes_root"])), _resolved(index / payload["volumes_root_relative"]))
+    volumes = (root / case.volume for root in roots)
+    volume = next((path for path in volumes if path.is_file()), None)
     return IndexedCase(case, volume, tuple(payload["negated"]))
+
+
+@lru_cache(maxsize=1_000)
+def _resolved(root: Path) -> Path:
+    """Resolve a folder once: it takes longer than all else that is done to a case, and there are few of them."""
+    return root.resolve()
