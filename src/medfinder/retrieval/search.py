@@ -108,7 +108,8 @@ class Searcher:
             VolumeError: the CT cannot be read.
         """
         asked = self._reader.read(query)
-        return self._hits(self._page(self._rank(asked, query), query), query, asked)
+        page = self._page(self._rank(asked, query), query)
+        return self._hits(page, self._cases(page), query, asked)
 
     def answer(self, query: Query) -> Answer:
         """Answer a query with hits, the sentences that match, counts, and what should be known of the whole answer.
@@ -119,13 +120,15 @@ class Searcher:
         """
         asked = self._reader.read(query)
         ranked = self._rank(asked, query)
-        hits = self._hits(self._page(ranked, query), query, asked)
+        page = self._page(ranked, query)
+        cases = self._cases(page)
+        hits = self._hits(page, cases, query, asked)
         passing = asked.possible
         is_read = asked.expression is not None and must_be_read(asked.expression)
         total = len(ranked) if is_read else self.index.count(passing) - self._judged(asked, passing)
         doubts = self._doubts(asked, ranked)
         return Answer(
-            hits=tuple(self._with_sentences(hits, asked)),
+            hits=tuple(_with_sentences(hits, cases, asked)),
             total=total,
             notes=(*asked.notes, *doubts),
             has_good_match=bool(ranked) and not doubts,
@@ -138,7 +141,7 @@ class Searcher:
         A volume that was not looked at before is encoded, which takes some tenths of a second.
         """
         asked = self._reader.read(query)
-        return [self._explained(hit, asked) for hit in self._with_sentences(hits, asked)]
+        return [self._explained(hit, asked) for hit in _with_sentences(hits, self._cases(hits), asked)]
 
     def heat_map(self, query: Query, hit: Hit) -> HeatMap | None:
         """Show where in a hit's volume the model sees what was asked for; None when it cannot tell."""
@@ -327,9 +330,13 @@ class Searcher:
             return ()
         return (told.format(best=best),)
 
-    def _hits(self, ranked: Sequence[_Ranked], query: Query, asked: Asked) -> list[Hit]:
-        ids = [one.case_id for one in ranked]
-        cases, known = self.index.cases(ids), self.index.statements(ids)
+    def _cases(self, page: Sequence[_Ranked] | Sequence[Hit]) -> dict[str, IndexedCase]:
+        return self.index.cases([one.case_id for one in page])
+
+    def _hits(
+        self, ranked: Sequence[_Ranked], cases: Mapping[str, IndexedCase], query: Query, asked: Asked
+    ) -> list[Hit]:
+        known = self.index.statements([one.case_id for one in ranked])
         # A case may have been removed since it was ranked.
         there = [one for one in ranked if one.case_id in cases and one.case_id in known]
         return [
@@ -371,15 +378,6 @@ class Searcher:
             cautions.append(_SYNTHETIC_MODEL)
         return cautions
 
-    def _with_sentences(self, hits: Sequence[Hit], asked: Asked) -> list[Hit]:
-        cases = self.index.cases([hit.case_id for hit in hits])
-        told = []
-        for hit in hits:
-            is_english = hit.case_id in cases and cases[hit.case_id].case.report
-            sentences = best_sentences(hit.report, "en" if is_english else "es", asked.text, asked.words)
-            told.append(replace(hit, sentences=sentences))
-        return told
-
     def _explained(self, told: Hit, asked: Asked) -> Hit:
         if asked.text:
             more = likest_sentences(told.report, asked.text, self._model, besides=told.sentences)
@@ -395,6 +393,15 @@ class Searcher:
             is_alone = len(asked.words.present) == 1 and not asked.words.negated and asked.text
             return self._evidence.of_finding(hit.volume, name, asked.text if is_alone else "")
         return self._evidence.of_text(hit.volume, asked.text) if asked.text and not asked.words.present else None
+
+
+def _with_sentences(hits: Sequence[Hit], cases: Mapping[str, IndexedCase], asked: Asked) -> list[Hit]:
+    told = []
+    for hit in hits:
+        is_english = hit.case_id in cases and cases[hit.case_id].case.report
+        sentences = best_sentences(hit.report, "en" if is_english else "es", asked.text, asked.words)
+        told.append(replace(hit, sentences=sentences))
+    return told
 
 
 def _agreement(known: Mapping[str, Statements], words: Words) -> dict[str, float]:

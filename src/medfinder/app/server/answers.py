@@ -5,7 +5,7 @@ hashed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -37,11 +37,10 @@ def links_of(
 
 def hit_as_json(hit: Hit, *, viewer: str | None = None) -> dict[str, Any]:
     """Write one hit; its parts become a table by name."""
-    facts = {name: _plain(value) for name, value in asdict(hit).items() if name not in _HIDDEN}
     evidence = None if hit.evidence is None else evidence_as_json(hit.evidence)
     best = None if evidence is None else evidence["slices"]
     return {
-        **facts,
+        **_facts(hit),
         "evidence": evidence,
         "parts": dict(hit.parts),
         "shares": dict(hit.shares),
@@ -52,25 +51,32 @@ def hit_as_json(hit: Hit, *, viewer: str | None = None) -> dict[str, Any]:
 
 def evidence_as_json(evidence: Evidence) -> dict[str, Any]:
     """Write where something was seen; its slices become a table by plane."""
-    facts = {name: _plain(value) for name, value in asdict(evidence).items()}
-    return {**facts, "slices": {plane: evidence.slices[axis] for plane, axis in PLANES.items()}}
+    return {**_facts(evidence), "slices": {plane: evidence.slices[axis] for plane, axis in PLANES.items()}}
 
 
 def case_as_json(indexed: IndexedCase, *, viewer: str | None = None) -> dict[str, Any]:
     """Write one case: both reports, findings, what is known of the examination."""
     case: Case = indexed.case
-    facts = {name: _plain(value) for name, value in asdict(case).items() if name not in _HIDDEN}
     return {
-        **facts,
+        **_facts(case),
         "negated": list(indexed.negated),
         "links": links_of(case.case_id, has_volume=indexed.volume is not None, viewer=viewer),
     }
 
 
+def _facts(record: Any) -> dict[str, Any]:
+    """List what a record may tell; ``asdict`` would copy all of it first, deeply."""
+    return {field.name: _plain(getattr(record, field.name)) for field in fields(record) if field.name not in _HIDDEN}
+
+
 def _plain(value: Any) -> Any:
-    """Turn tuples and paths into what JSON knows."""
+    """Turn records, tuples and paths into what JSON knows."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if is_dataclass(value):
+        return _facts(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, Path) else value

@@ -2,17 +2,19 @@
 
 In: an open index and its model. Out: searches and other work, a bounded number side by side; whoever comes when too
 many wait is told to come again (503). The model is called by one thread at a time for texts and by one for volumes:
-it uses all cores as it is, and remembers texts in a table that knows no threads.
+it uses all cores as it is, and remembers texts in a table that knows no threads. Texts that wait for it meanwhile are
+encoded together, and their vectors kept.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
+import numpy as np
 
 from medfinder.app.server.faults import Refusal
 from medfinder.app.server.metrics import Metrics
@@ -30,6 +32,63 @@ T = TypeVar("T")
 
 _RETRY_S = "2"
 
+# Ours: what a ward asks in a day; 8 MB at a width of 512.
+_TEXTS_KEPT = 4_096
+
+
+class Gathered:
+    """Encodes texts in one call with those of other threads that wait for their turn, and keeps the vectors.
+
+    One text takes most of the time that four take together, and a second page or a filter asks for the same again.
+
+    Args:
+        encode: texts to vectors, a row each; called by one thread at a time.
+        turn: held meanwhile.
+    """
+
+    def __init__(self, encode: Callable[[Sequence[str]], np.ndarray], turn: threading.RLock) -> None:
+        self._encode = encode
+        self._turn = turn
+        self._access = threading.Lock()
+        self._waiting: dict[str, None] = {}
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Give the vectors of texts."""
+        found = self._find(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in found]
+        if new:
+            with self._access:
+                self._waiting |= dict.fromkeys(new)
+            with self._turn:
+                # Whoever had the turn before may have done ours, too.
+                found |= self._find(new)
+                found |= self._encode_waiting([text for text in new if text not in found])
+        return np.stack([found[text] for text in texts]) if texts else self._encode(texts)
+
+    def _find(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        with self._access:
+            return {text: self._kept[text] for text in texts if text in self._kept}
+
+    def _encode_waiting(self, own: list[str]) -> dict[str, np.ndarray]:
+        if not own:
+            return {}
+        with self._access:
+            together = [*own, *(text for text in self._waiting if text not in self._kept and text not in own)]
+            self._waiting.clear()
+        try:
+            made = dict(zip(together, self._encode(together), strict=True))
+        except Exception:
+            if together == own:
+                raise
+            # What is wrong with another's text is told to him alone.
+            made = dict(zip(own, self._encode(own), strict=True))
+        with self._access:
+            self._kept |= made
+            for oldest in list(self._kept)[: max(0, len(self._kept) - _TEXTS_KEPT)]:
+                del self._kept[oldest]
+        return made
+
 
 class SharedModel:
     """A model whose methods are called by one thread at a time, those for volumes apart from those for texts."""
@@ -37,6 +96,8 @@ class SharedModel:
     def __init__(self, model: "DualEncoder") -> None:
         self._model = model
         self._texts, self._volumes = threading.RLock(), threading.RLock()
+        self.encode_texts = Gathered(model.encode_texts, self._texts)
+        self.encode_sentences = Gathered(model.encode_sentences, self._texts)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._model, name)
