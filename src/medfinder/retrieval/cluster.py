@@ -278,7 +278,7 @@ class ClusterEngine:
         optimised = self._optimised
         if optimised.way == "exact":
             return models.SearchParams(exact=True)
-        rescored = models.QuantizationSearchParams(rescore=True, oversampling=optimised.oversampling)
+        rescored = models.QuantizationSearchParams(rescore=True, oversampling=optimised.compared_anew(limit))
         return models.SearchParams(hnsw_ef=max(optimised.breadth, limit), quantization=rescored)
 
     def _errors(self, what: str) -> Any:

@@ -201,7 +201,7 @@ class EdgeEngine:
         edge, optimised = _edge(), self._optimised
         if optimised.way == "exact":
             return edge.SearchParams(exact=True)
-        rescored = edge.QuantizationSearchParams(rescore=True, oversampling=optimised.oversampling)
+        rescored = edge.QuantizationSearchParams(rescore=True, oversampling=optimised.compared_anew(limit))
         return edge.SearchParams(hnsw_ef=max(optimised.breadth, limit), quantization=rescored)
 
     def _errors(self, what: str) -> Any:
