@@ -1,6 +1,7 @@
 """Whether evidence lies where findings are: ``python benchmarks/evidence.py DATASET PHANTOMS --model CHECKPOINT``.
 
-Each finding of each case is asked for by its name, as for a hit that has it. Two figures, with chance beside them:
+Each finding of each case is asked for by its name, as for a hit that has it; with ``--hits K`` only where the case is
+among the first K that the images alone give for the name, so that right hits are judged. Two figures, chance beside:
 
 - the pointing game: the cell that stands out most touches the finding's mask. Chance: a cell of the body at random;
 - slices right: the three slices that evidence names cross the mask. Chance: the slices of a random cell of the body.
@@ -18,6 +19,7 @@ from scipy import ndimage
 
 from medfinder.curation.dataset import Dataset
 from medfinder.models.checkpoint import load_model
+from medfinder.models.protocol import DualEncoder
 from medfinder.models.regions import mask_paths
 from medfinder.records import Case
 from medfinder.retrieval.evidence import EvidenceFinder, HeatMap, evidence_in
@@ -66,6 +68,16 @@ def judge(heat: HeatMap, places: np.ndarray, hu: np.ndarray) -> tuple[float, flo
     return float(best in touched), float(chance), float(right), float(np.mean(by_axis))
 
 
+def first_hits(dataset: Dataset, cases: list[Case], model: DualEncoder, most: int) -> dict[str, set[str]]:
+    """List by finding the first cases that the images alone give for its name."""
+    if not most:
+        return {}
+    images = np.concatenate([model.encode_volumes([np.asarray(dataset.volume(case))]) for case in cases])
+    names = sorted({finding.name for case in cases for finding in case.findings})
+    order = np.argsort(-model.encode_texts(names) @ images.T, axis=1, kind="stable")[:, :most]
+    return {name: {cases[at].case_id for at in row} for name, row in zip(names, order, strict=True)}
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("dataset", type=Path)
@@ -74,6 +86,7 @@ def main() -> None:
     options.add_argument("--split", default="test")
     options.add_argument("--cases", type=int, default=10**9, help="the first so many")
     options.add_argument("--regions", action="store_true", help="compare regions with words even where there are maps")
+    options.add_argument("--hits", type=int, default=0, help="judge the right ones of the first so many hits only")
     given = options.parse_args()
     dataset, model = Dataset.open(given.dataset), load_model(given.model)
     finder = EvidenceFinder(model)
@@ -82,10 +95,12 @@ def main() -> None:
     masks = mask_paths(given.phantoms)
     judged: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
     cases = [case for case in dataset.cases if case.split == given.split][: given.cases]
+    hits = first_hits(dataset, cases, model, given.hits)
     for case in cases:
         hu = dataset.volume(case)
         for name, places in places_of(dataset, case, masks[case.case_id]).items():
-            heat = finder.of_finding(dataset.path / case.volume, name)
+            is_asked = not given.hits or case.case_id in hits[name]
+            heat = finder.of_finding(dataset.path / case.volume, name) if is_asked else None
             if heat is not None:
                 judged[name].append(judge(heat, places, hu))
     print(f"{len(cases)} cases of {given.split}, model {model.name} {model.digest[:12]}, {len(finder.mapped)} maps")

@@ -245,8 +245,8 @@ def test_creation_leaves_nothing_else_behind(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "damaged"),
-        ("[]", "damaged: expected format"),
-        ('{"format": 1}', "damaged: expected format"),
+        ("[]", "damaged or none of ours: expected format"),
+        ('{"format": 1}', "damaged or none of ours: expected format"),
         ("future", r"format 99, this version reads 1"),
     ],
 )

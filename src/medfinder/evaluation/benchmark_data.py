@@ -17,7 +17,7 @@ from medfinder.sources.phantoms.write import write_phantoms
 
 STUDIES = 2000
 SEED = 41
-"""Ours: neither the shipped checkpoint nor the demo has seen its phantoms."""
+"""Ours, and the demo's is another; the shipped checkpoint has learnt from the training split."""
 VOXELS = 64
 
 

@@ -17,10 +17,11 @@ import numpy as np
 from medfinder.curation.keywords import resolve_keyword
 from medfinder.errors import ConfigError
 from medfinder.records import Box, Query
+from medfinder.retrieval.engine import Space
 from medfinder.retrieval.evidence import EvidenceFinder
 from medfinder.retrieval.filters import AllOf, Condition, Not, equals, mentions, parse_filter
 from medfinder.retrieval.fusion import Calibration, Weights
-from medfinder.retrieval.index import SearchIndex, Space
+from medfinder.retrieval.index import SearchIndex
 from medfinder.retrieval.lexical import Terms, Words, describe_finding, describe_query, plain_terms, tokenise
 from medfinder.retrieval.query import (
     SHORTEST_MENDED,

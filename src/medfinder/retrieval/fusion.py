@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from medfinder.errors import ConfigError
-from medfinder.retrieval.index import Space
+from medfinder.retrieval.engine import Space
 
 # What a vector part gives to a case that is like most: ours, low, so that only what stands out counts.
 _MIDDLE = 0.2

@@ -15,11 +15,12 @@ import numpy as np
 from medfinder.curation.keywords import resolve_keyword
 from medfinder.records import Answer, Hit, Query
 from medfinder.retrieval.asked import MAX_CHARACTERS, MAX_HITS, Asked, QueryReader
+from medfinder.retrieval.engine import Space
 from medfinder.retrieval.evidence import EvidenceFinder, HeatMap, evidence_in
 from medfinder.retrieval.explain import best_sentences, compare_findings, likest_sentences, says
 from medfinder.retrieval.filters import AllOf, Condition, Not, parse_filter
 from medfinder.retrieval.fusion import Calibration, Tables, fuse, load_calibration
-from medfinder.retrieval.index import IndexedCase, SearchIndex, Space, Statements
+from medfinder.retrieval.index import IndexedCase, SearchIndex, Statements
 from medfinder.retrieval.lexical import Terms, Words
 from medfinder.retrieval.query import holds, must_be_read
 
