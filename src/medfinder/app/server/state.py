@@ -361,18 +361,22 @@ class State:
 
     # The audit log
 
-    def append_audit(self, seal: Callable[[AuditRow | None], AuditRow]) -> AuditRow:
-        """Add a row to the log while nobody else can.
+    def append_audit(self, seals: Sequence[Callable[[AuditRow | None], AuditRow]]) -> list[AuditRow]:
+        """Add rows to the log while nobody else can, all of them or none.
 
         Args:
-            seal: makes the row from the last one so far.
+            seals: each makes a row from the last one so far.
         """
         with self._writing() as session:
             if not self._database.is_sqlite:
                 session.execute(text("LOCK TABLE audit IN EXCLUSIVE MODE"))
-            row = seal(session.scalar(select(AuditRow).order_by(AuditRow.number.desc()).limit(1)))
-            session.add(row)
-        return row
+            last = session.scalar(select(AuditRow).order_by(AuditRow.number.desc()).limit(1))
+            rows = []
+            for seal in seals:
+                last = seal(last)
+                rows.append(last)
+            session.add_all(rows)
+        return rows
 
     def last_audit_row(self) -> AuditRow | None:
         """Fetch the last row of the log."""

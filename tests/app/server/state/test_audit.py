@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,48 @@ def test_a_changed_row_is_found(place: Any, log: AuditLog, change: str) -> None:
     tamper(place, f"UPDATE audit SET {change} WHERE number = 3")
     # A seal is part of the next one.
     assert kinds(log) == ([(3, "changed"), (4, "changed")] if change.startswith("mac") else [(3, "changed")])
+
+
+def test_rows_that_wait_are_written_together_and_in_one_chain(
+    log: AuditLog, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def append(seals: Any) -> Any:
+        written.append(len(seals))
+        return State.append_audit(state, seals)
+
+    monkeypatch.setattr(state, "append_audit", append)
+    with ThreadPoolExecutor(12) as pool:
+        with log._turn:
+            rows = [pool.submit(log.write, "k1", "GET /v1/cases", result=str(200 + one)) for one in range(12)]
+            while len(log._waiting) < 12:
+                time.sleep(0.01)
+        done = [(one.result().number, one.result().result) for one in rows]
+    assert written == [12]
+    assert sorted(number for number, _ in done) == list(range(6, 18))
+    assert {(row.number, row.result) for row in log.rows(after=5)} == set(done)
+    verdict = log.verify(log.head())
+    assert (verdict.is_sound, verdict.rows) == (True, 17)
+
+
+def test_rows_that_cannot_be_written_are_told_to_all_who_wait(
+    log: AuditLog, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(seals: Any) -> Any:
+        raise StateError("no space left")
+
+    with ThreadPoolExecutor(3) as pool, monkeypatch.context() as full:
+        full.setattr(state, "append_audit", refuse)
+        with log._turn:
+            rows = [pool.submit(log.write, "k1", "GET /v1/cases") for _ in range(3)]
+            while len(log._waiting) < 3:
+                time.sleep(0.01)
+        for row in rows:
+            with pytest.raises(StateError, match="no space left"):
+                row.result()
+    assert log.write("k1", "GET /v1/cases").number == 6
+    assert log.verify(log.head()).is_sound
 
 
 def test_a_moved_time_is_found(sqlite_place: Any) -> None:
