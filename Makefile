@@ -17,7 +17,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medfinder needs Python 3.11 or newer; say which: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable '.[model,minilm,index,dicom,page]'
+	$(PIP) --editable '.[model,minilm,index,dicom,page,server]'
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.demo

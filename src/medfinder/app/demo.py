@@ -5,6 +5,7 @@ its work done is over in a moment. Refused: what the stages refuse.
 """
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
@@ -64,7 +65,9 @@ def run_demo(out: Path, *, cases: int, workers: int, bar: Bar) -> Path:
         say_search(search, say)
     page = out / "demo.html"
     write_results_page(page, title="medfinder demo", searches=searches, is_synthetic=True, evaluation=result)
-    say(f"\nPage with slice montages of these hits: {page.resolve()}\nNot for diagnosis.")
+    say(f"\nPage with slice montages of these hits: {page.resolve()}")
+    say(f"To search them in a browser, with a viewer: {Path(sys.executable).parent / 'medfinder'} serve {index_path}")
+    say("Not for diagnosis.")
     return page
 
 

@@ -72,20 +72,24 @@ def test_slices_show_the_patients_right_on_the_left_and_front_and_head_on_top(tm
 
 def test_a_heat_map_shows_where_a_finding_is_seen(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.zeros((4, 4, 4), np.float32)
-    values[1, 2, 3] = 6.0
+    values[1, 2, 2] = 6.0
     heat = HeatMap("nodule", values, np.diag([88.0, 77.0, 88.0, 1.0]), (8.0, 7.0, 8.0))
     asked = []
     monkeypatch.setattr(Searcher, "look_for", lambda _, words, volume: asked.append((words, volume.suffix)) or heat)
     found = client.get("/v1/cases/case0/evidence?asked=nódulo").json()
     assert asked == [("nódulo", ".nii")]
-    # By hand: the cell's middle is voxel (1.5 * 8, 2.5 * 7, 3.5 * 8).
-    assert found["slices"] == {"sagittal": 12, "coronal": 17, "axial": 28}
-    assert found["box"] == {"lo_mm": [44.0, 115.5, 220.0], "hi_mm": [132.0, 192.5, 308.0]}
+    # By hand: the cell's middle is voxel (1.5 * 8, 2.5 * 7, 2.5 * 8).
+    assert found["slices"] == {"sagittal": 12, "coronal": 17, "axial": 20}
+    assert found["box"] == {"lo_mm": [44.0, 115.5, 132.0], "hi_mm": [132.0, 192.5, 220.0]}
     answer = client.get("/v1/cases/case0/heat?asked=nodule")
     image = nib.Nifti1Image.from_bytes(gzip.decompress(answer.content))
     drawn = np.asarray(image.dataobj)
-    assert (drawn.dtype, drawn[1, 2, 3], drawn.sum()) == (np.uint8, 255, 255)
-    assert image.affine.tolist() == heat.affine.tolist()
+    assert (drawn.dtype, drawn.shape) == (np.uint8, (12, 12, 12))
+    [peak] = np.argwhere(drawn == 255).tolist()
+    # By hand: the middle of cell (1, 2, 2), and a third of the way to the next one.
+    assert (image.affine @ [*peak, 1]).tolist() == pytest.approx([88, 154, 176, 1])
+    assert drawn[peak[0] + 1, peak[1], peak[2]] == 170
+    assert drawn[:2].sum() == 0
     again = client.get(answer.request.url, headers={"if-none-match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 

@@ -77,7 +77,7 @@ def make_case_router(service: Service, gate: Gate) -> APIRouter:
 
     @router.get("/{case_id}/heat", response_class=Response, responses=_binary(_GZIP))
     async def draw_heat(case_id: CaseId, asked: Asked, request: Request) -> Response:
-        """Draw where a case looks like a finding or other words: a gzipped NIfTI of bytes, 255 where it does most."""
+        """Draw where a case looks like a finding or other words: gzipped NIfTI of bytes, 255 where it does most."""
 
         def draw() -> tuple[bytes, str]:
             tag = tag_of(service.volume(case_id), "heat", service.model.digest, asked)
