@@ -25,7 +25,7 @@ from medfinder.app.server.access import Access
 from medfinder.app.server.audit import open_audit
 from medfinder.app.server.case_routes import make_case_router
 from medfinder.app.server.ct_routes import index_upload, make_ct_router
-from medfinder.app.server.faults import handle_faults
+from medfinder.app.server.faults import TOLD_FAULTS, handle_faults
 from medfinder.app.server.gate import Caller, Gate
 from medfinder.app.server.guard import Guard
 from medfinder.app.server.jobs import Jobs
@@ -95,6 +95,7 @@ def make_app(
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        responses=TOLD_FAULTS,
         lifespan=_lifespan(folder, jobs, (worker, curator, fetcher) if pacs else (worker, curator)),
     )
     handle_faults(app)

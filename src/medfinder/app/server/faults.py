@@ -7,10 +7,12 @@ text and no patient data; of a request that is not understood the place is told,
 import errno
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from medfinder.errors import (
@@ -57,6 +59,26 @@ _STATUS: tuple[tuple[type[MedFinderError], int, str], ...] = (
     (MissingExtraError, 501, "not installed"),
     (MedFinderError, 422, "not understood"),
 )
+
+
+class Fault(BaseModel):
+    """What went wrong: a short, stable name, and a sentence for people."""
+
+    code: str
+    message: str
+
+
+class Faulty(BaseModel):
+    """The one form of every refusal."""
+
+    error: Fault
+
+
+# For OpenAPI; which status means what stands in docs/api.md.
+TOLD_FAULTS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Faulty, "description": "Refused; the message says what was found and what was expected."},
+    "5XX": {"model": Faulty, "description": "The server cannot just now, or failed; its log says where."},
+}
 
 
 class Refusal(HTTPException):
