@@ -22,6 +22,7 @@ from medfinder.app.server.state import open_state
 from medfinder.app.study_links import ViewerLinks, add_link
 from medfinder.records import Case, Finding
 from medfinder.retrieval.index import SearchIndex
+from medfinder.sources.pacs import PacsSettings
 
 CHROMIUM = Path("/usr/bin/chromium")
 WEB = Path(__file__).parents[3] / "src" / "medfinder" / "app" / "web"
@@ -122,7 +123,13 @@ def shelf(seer: Seer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sear
 
 @contextmanager
 def served(
-    index: SearchIndex, model: Any, folder: Path, *, key: bool = False, viewer: ViewerLinks | None = None
+    index: SearchIndex,
+    model: Any,
+    folder: Path,
+    *,
+    key: bool = False,
+    viewer: ViewerLinks | None = None,
+    pacs: PacsSettings | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Serve on a free port of this machine; give the address, and a viewer's key where keys are asked for."""
     with socket.socket() as probe:
@@ -132,7 +139,9 @@ def served(
     state = open_state(folder)
     plain = add_key(state, "ward 3", "viewer")[1] if key else ""
     access = Access(state, is_open=not key)
-    app = make_app(index, model, folder=folder, hosts=frozenset({host}), state=state, access=access, viewer=viewer)
+    app = make_app(
+        index, model, folder=folder, hosts=frozenset({host}), state=state, access=access, viewer=viewer, pacs=pacs
+    )
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=int(host.split(":")[1]), log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -438,6 +447,26 @@ def test_a_hit_and_its_case_open_in_the_viewer_of_the_pacs(
         pacs.shutdown()
     asked = [one for one in ViewerPage.asked if one[0].startswith("/viewer")]
     assert asked == [("/viewer?StudyInstanceUIDs=1.2.840.1", None)], "the viewer is told where the reader came from"
+
+
+@in_browser
+def test_a_study_of_the_pacs_is_asked_with_and_stands_in_no_address(
+    shelf: SearchIndex, seer: Seer, archive: Any, open_page: Any, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    pacs = PacsSettings(archive.url, timeout_s=10, attempts=1)
+    with served(shelf, seer, tmp_path / "state", pacs=pacs) as (address, _):
+        page = open_page(address, refused="404")
+        page.locator("#kind").select_option("study")
+        expect(page.locator("#words")).to_have_attribute("placeholder", re.compile("StudyInstanceUID"))
+        page.locator("#words").fill("1.2.3.1")
+        page.keyboard.press("Enter")
+        expect(page.locator(".card[data-case]").first).to_be_visible()
+        assert "1.2.3.1" not in page.url
+        page.locator("#words").fill("1.2.3.999")
+        page.keyboard.press("Enter")
+        expect(page.locator("#state h1")).to_have_text("Not in the PACS")
 
 
 # ---- what needs no browser -------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ function openCase(id) {
 // The question is in the address; the same one again is asked again.
 function go(question) {
   const hash = toHash(question);
-  kept = { hash, report: question.report, ct: question.ct };
+  kept = { hash, report: question.report, ct: question.ct, study: question.study };
   if (hash === (location.hash || "#/")) showSearch(); else location.hash = hash;
 }
 
@@ -72,15 +72,18 @@ function showSearch() {
 
 // ---- asking ---------------------------------------------------------------------------------------------------------
 
+const HINTS = { study: "StudyInstanceUID of a study in the PACS", text: element("words").placeholder, keyword: element("words").placeholder };
+
 function showKind(kind) {
+  element("words").placeholder = HINTS[kind] || "";
   element("kind").value = kind;
   element("words").hidden = kind === "report";
   element("report").hidden = kind !== "report";
 }
 
 function showAsked(question) {
-  showKind(question.report ? "report" : question.keyword ? "keyword" : "text");
-  element("words").value = question.keyword || question.text;
+  showKind(["report", "study", "keyword"].find((kind) => question[kind]) || "text");
+  element("words").value = question.study || question.keyword || question.text;
   element("report").value = question.report;
   const chips = [];
   const chip = (text, part) => {
@@ -210,6 +213,7 @@ async function begin() {
     element("synthetic").hidden = !info.is_synthetic;
     element("synthetic-model").hidden = !info.is_model_synthetic || info.is_synthetic;
     element("leave").hidden = !sessionStorage.getItem("signed-in");
+    for (const name of ["hidden", "disabled"]) document.querySelector("#kind option[value=study]")[name] = !info.has_pacs;
     state.limits = info.limits;
     route();
   } catch (error) {

@@ -1,12 +1,12 @@
-// The question as it stands: kept in the address, so that back, reload and bookmarks work. A pasted report and a CT are
-// kept in memory alone: addresses end up in histories.
+// The question as it stands: kept in the address, so that back, reload and bookmarks work. A pasted report, a CT and the
+// UID of a study are kept in memory alone: addresses end up in histories.
 
 export const PAGE = 20;
 const KINDS = ["text", "keyword"];
 
-export const emptyQuestion = () => ({ text: "", keyword: "", report: "", ct: null, caseId: "", box: null, liked: [], disliked: [], filters: {}, where: "", page: 1 });
+export const emptyQuestion = () => ({ text: "", keyword: "", report: "", ct: null, study: "", caseId: "", box: null, liked: [], disliked: [], filters: {}, where: "", page: 1 });
 
-export const isEmpty = (one) => !one.text && !one.keyword && !one.report && !one.ct && !one.caseId && !one.liked.length;
+export const isEmpty = (one) => !one.text && !one.keyword && !one.report && !one.ct && !one.study && !one.caseId && !one.liked.length;
 
 export function toHash(one) {
   const words = new URLSearchParams();
@@ -23,7 +23,7 @@ export function toHash(one) {
 
 export function fromHash(hash, kept) {
   const words = new URLSearchParams(hash.split("?")[1] || "");
-  const one = { ...emptyQuestion(), report: kept.report || "", ct: kept.ct || null };
+  const one = { ...emptyQuestion(), report: kept.report || "", ct: kept.ct || null, study: kept.study || "" };
   for (const kind of KINDS) one[kind] = words.get(kind) || "";
   one.caseId = words.get("like") || "";
   const box = (words.get("box") || "").split(",").map(Number);
@@ -50,12 +50,13 @@ export function conditions({ filters, where }) {
   return parts.join(" and ");
 }
 
-// The body of POST /v1/search.
+// The body of POST /v1/search, and of /v1/search/study.
 export function asBody(one) {
   const body = { k: PAGE, offset: (one.page - 1) * PAGE, facets: true };
   for (const kind of [...KINDS, "report"]) if (one[kind]) body[kind] = one[kind];
   if (one.caseId) body.case_id = one.caseId;
   if (one.box) body.box = one.box;
+  if (one.study) body.study_instance_uid = one.study;
   if (one.liked.length) body.liked = one.liked;
   if (one.disliked.length) body.disliked = one.disliked;
   const where = conditions(one);

@@ -40,7 +40,7 @@ export class Results {
       this.answer = answer;
       this.marked = -1;
       this.draw();
-      if (!question.ct) this.lookCloser(question, answer);
+      if (!question.ct && !question.study) this.lookCloser(question, answer);
     } catch (error) {
       if (this.running === running) this.fail(error);
     } finally {
@@ -61,7 +61,7 @@ export class Results {
 
   startSearch(question) {
     const control = new AbortController();
-    return { answer: ask("/v1/search", { method: "POST", said: asBody(question), signal: control.signal }), abort: () => control.abort() };
+    return { answer: ask(question.study ? "/v1/search/study" : "/v1/search", { method: "POST", said: asBody(question), signal: control.signal }), abort: () => control.abort() };
   }
 
   startUpload(question) {
@@ -88,7 +88,7 @@ export class Results {
   }
 
   wait() {
-    element("state").replaceChildren(make("p", "Searching …"));
+    element("state").replaceChildren(make("p", this.question.study ? "Fetching the study from the PACS …" : "Searching …"));
     element("notes").replaceChildren();
     element("pages").hidden = true;
     element("hits").setAttribute("aria-busy", "true");
@@ -99,7 +99,7 @@ export class Results {
     this.asked = "";
     element("hits").replaceChildren();
     if (error.name === "AbortError") { this.say("Given up", "Nothing was searched."); return; }
-    const titles = { 0: "No answer", 401: "A key is needed", 403: "Not allowed", 413: "Too large", 422: "Not understood", 429: "Too many requests", 503: "Busy" };
+    const titles = { 0: "No answer", 401: "A key is needed", 403: "Not allowed", 404: "Not in the PACS", 413: "Too large", 422: "Not understood", 429: "Too many requests", 502: "The PACS does not answer", 503: "Busy" };
     this.say(titles[error.status] || "Something is wrong", error.message, "trouble", () => this.run(this.question));
   }
 
