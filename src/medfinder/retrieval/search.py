@@ -112,8 +112,11 @@ class Searcher:
         page = self._page(self._rank(asked, query), query)
         return self._hits(page, self._cases(page), query, asked)
 
-    def answer(self, query: Query) -> Answer:
+    def answer(self, query: Query, *, facets: bool = True) -> Answer:
         """Answer a query with hits, the sentences that match, counts, and what should be known of the whole answer.
+
+        Args:
+            facets: whether cases are counted by what people filter by, which takes a tenth of the time.
 
         Raises:
             ConfigError: the query cannot be honoured; the message says why.
@@ -133,7 +136,7 @@ class Searcher:
             total=total,
             notes=(*asked.notes, *doubts),
             has_good_match=bool(ranked) and not doubts,
-            facets=self.facets(passing),
+            facets=self.facets(passing) if facets else {},
         )
 
     def explain(self, query: Query, hits: Sequence[Hit]) -> list[Hit]:

@@ -132,7 +132,7 @@ def wanted_as_query(wanted: Wanted, *, ct: Path | None = None) -> Asked:
 def answer(service: Service, reader: Reader, wanted: Wanted, query: Asked) -> dict[str, Any]:
     """Search, remember it in the caller's history, and write the answer."""
     started = time.perf_counter()
-    found = service.searcher.answer(query)
+    found = service.searcher.answer(query, facets=wanted.facets)
     hits = service.searcher.explain(query, found.hits) if wanted.explain else found.hits
     said = wanted.model_dump(exclude_defaults=True) | ({"ct": True} if query.ct else {})
     return {
@@ -141,7 +141,7 @@ def answer(service: Service, reader: Reader, wanted: Wanted, query: Asked) -> di
         "total": found.total,
         "notes": list(found.notes),
         "has_good_match": found.has_good_match,
-        "facets": {field: dict(counts) for field, counts in found.facets.items()} if wanted.facets else {},
+        "facets": {field: dict(counts) for field, counts in found.facets.items()},
         "hits": [hit_as_json(hit, viewer=service.viewer_link(hit.study_id)) for hit in hits],
     }
 
