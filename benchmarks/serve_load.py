@@ -220,7 +220,10 @@ def write_study(folder: Path) -> Path:
     step = spacing[2] * (len(planes) - 1) / (SLICES - 1)
     path = folder / "study.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for number, chosen in enumerate(np.linspace(0, len(planes) - 1, SLICES).round().astype(int)):
+        for number, place in enumerate(np.linspace(0, len(planes) - 1, SLICES)):
+            # Between two planes: curation holds volumes whose slices repeat.
+            below, share = min(int(place), len(planes) - 2), place - min(int(place), len(planes) - 2)
+            plane = ((1 - share) * planes[below] + share * planes[below + 1]).round().astype(np.int16)
             image = Dataset()
             image.file_meta = FileMetaDataset()
             image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -234,7 +237,7 @@ def write_study(folder: Path) -> Path:
             image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 1
             image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
             image.RescaleSlope, image.RescaleIntercept = 1, 0
-            image.add_new("PixelData", "OW", planes[chosen].tobytes())
+            image.add_new("PixelData", "OW", plane.tobytes())
             content = io.BytesIO()
             image.save_as(content, enforce_file_format=True)
             archive.writestr(f"{number:04}.dcm", content.getvalue())

@@ -28,7 +28,7 @@ class Limits:
         ingest_s: to curate an uploaded CT.
         memory_mb: address space of the process that reads uploads.
         searches: done side by side; the engine and the model use all cores for one.
-        waiting: searches that may wait for their turn.
+        waiting: searches that may wait for their turn, some six seconds; whoever comes then is told to come again.
         jobs: uploads that may wait to be curated.
         pictures_mb: slices and previews kept in memory.
     """
@@ -45,7 +45,7 @@ class Limits:
     ingest_s: float = 900.0
     memory_mb: int = 12_288
     searches: int = 4
-    waiting: int = 512
+    waiting: int = 200
     jobs: int = 200
     pictures_mb: int = 256
 
