@@ -204,9 +204,7 @@ def test_who_guesses_is_told_to_wait_but_a_good_key_passes(state: State, ask: Ca
     assert client.get("/v1/viewer", headers=bearer(key)).status_code == 200
 
 
-def test_a_page_whose_session_ended_does_not_lock_its_reader_out(
-    state: State, ask: Callable[..., TestClient]
-) -> None:
+def test_a_page_whose_session_ended_does_not_lock_its_reader_out(state: State, ask: Callable[..., TestClient]) -> None:
     _, key = add_key(state, "ward 3", "viewer")
     client = ask(failures_per_min=2)
     assert {client.get("/v1/viewer").status_code for _ in range(5)} == {401}
