@@ -21,7 +21,8 @@ import pytest
 
 from medfinder.curation import study as study_module
 from medfinder.curation.curate import Summary, curate
-from medfinder.curation.dataset import Dataset
+from medfinder.curation.dataset import Dataset, view_beside
+from medfinder.curation.deidentify.audit import audit_phi
 from medfinder.curation.quality import QualitySettings
 from medfinder.curation.study import CurationSettings
 from medfinder.curation.translate import TranslationSettings
@@ -422,6 +423,24 @@ def test_a_folder_without_a_table_is_curated_without_reports_and_says_so(
     assert "no report table" in summary.remarks[0]
     (case,) = Dataset.open(tmp_path / "out").cases
     assert (case.report, case.findings_from) == ("", "none")
+
+
+def test_a_finer_copy_is_kept_for_the_viewer_where_it_is_asked_for(
+    tmp_path: Path, save_volume: Callable[..., Path], make_chest: Callable[..., np.ndarray], settings: CurationSettings
+) -> None:
+    save_volume(tmp_path / "cts" / "one.nii.gz", make_chest())
+    curate(tmp_path / "cts", tmp_path / "plain", settings)
+    assert not (tmp_path / "plain" / "views").exists()
+    curate(tmp_path / "cts", tmp_path / "out", replace(settings, view_mm=1.0))
+    made = Dataset.open(tmp_path / "out")
+    (case,) = made.cases
+    view = nib.load(view_beside(made.path / case.volume))
+    assert view.shape == case.shape
+    assert view.header.get_zooms() == pytest.approx(case.spacing_mm)
+    assert audit_phi(made.path).leaks == ()
+    # A grid that is as fine already needs no copy.
+    curate(tmp_path / "cts", tmp_path / "fine", replace(settings, view_mm=50.0))
+    assert not (tmp_path / "fine" / "views").exists()
 
 
 def test_links_stay_outside_the_dataset(

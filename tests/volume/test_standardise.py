@@ -20,10 +20,12 @@ from medfinder.volume import (
     read_volume,
     standardise,
     standardise_file,
+    view_of,
     write_nifti,
 )
 from medfinder.volume.region import find_anatomy
 from medfinder.volume.resample import axis_weights
+from medfinder.volume.standardise import VIEW_WINDOW_HU
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHARED = PROJECT.parent / "shared" / "data"
@@ -216,6 +218,31 @@ def test_a_small_volume_is_padded_with_air_and_keeps_its_place() -> None:
     assert got.hu[0, 0, 0] == -1000
     (at,) = np.argwhere(got.hu == 1000)
     np.testing.assert_allclose((got.affine @ [*at, 1])[:3], affine[:3] @ [7, 2, 4, 1])
+
+
+@pytest.mark.parametrize("path", REAL[:3], ids=lambda path: path.name)
+def test_a_view_shows_the_whole_ct_in_the_same_place(path: Path) -> None:
+    volume = read_volume(path)
+    view = view_of(volume, 0.1)
+    assert view.spacing_mm == pytest.approx(volume.spacing_mm)
+    assert (np.asarray(view.shape) >= volume.shape).all()
+    grid = Grid(window_hu=VIEW_WINDOW_HU)
+    expected, found = standardise(volume, grid), standardise(view, grid)
+    np.testing.assert_allclose(found.affine, expected.affine, atol=0.01)
+    np.testing.assert_allclose(found.hu, expected.hu, atol=1)
+    coarse = view_of(volume, 3.0)
+    assert coarse.spacing_mm == pytest.approx([max(3.0, one) for one in volume.spacing_mm])
+    assert (np.multiply(coarse.shape, coarse.spacing_mm) >= np.multiply(volume.shape, volume.spacing_mm) - 0.01).all()
+    middles = [one.affine @ [*(np.asarray(one.shape) - 1) / 2, 1] for one in (volume, coarse)]
+    np.testing.assert_allclose(middles[0], middles[1], atol=0.01)
+
+
+def test_a_view_is_no_finer_than_the_ct_was() -> None:
+    hu = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    view = view_of(Volume(hu, affine), 0.5)
+    np.testing.assert_array_equal(view.hu, hu)
+    np.testing.assert_allclose(view.affine, affine)
 
 
 @pytest.mark.parametrize("degrees", [0.05, 5.0, 25.0])

@@ -24,7 +24,7 @@ from medfinder.evaluation.evaluate import evaluate
 from medfinder.evaluation.report import as_markdown
 from medfinder.models.checkpoint import load_model
 from medfinder.models.protocol import DualEncoder
-from medfinder.records import Query
+from medfinder.records import VIEW_MM, Query
 from medfinder.retrieval.build import build_index
 from medfinder.retrieval.index import SearchIndex
 from medfinder.retrieval.search import Searcher
@@ -80,7 +80,9 @@ def make_datasets(out: Path, model: DualEncoder, *, cases: int, workers: int, ba
         curate(out / "phantoms", out / "dataset", settings, workers=workers, progress=progress)
     with as_file(files("medfinder") / "samples") as samples, bar("curating real CTs") as progress:
         quality = QualitySettings(min_dimension=10)
-        settings = CurationSettings(grid=model.grid, quality=quality, require_report=False, deidentify=False)
+        settings = CurationSettings(
+            grid=model.grid, quality=quality, require_report=False, deidentify=False, view_mm=VIEW_MM
+        )
         curate(samples, out / "real", settings, workers=workers, progress=progress)
     return Dataset.open(out / "dataset"), Dataset.open(out / "real")
 

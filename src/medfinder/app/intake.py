@@ -26,7 +26,7 @@ from medfinder.curation.deidentify.keys import Key, pseudonym
 from medfinder.curation.journal import Journal
 from medfinder.curation.quality import QualitySettings
 from medfinder.errors import ConfigError, DatasetError, MedFinderError, SearchIndexError, StudyError
-from medfinder.records import Dropped, Study, plural
+from medfinder.records import VIEW_MM, Dropped, Study, plural
 from medfinder.retrieval.build import build_index
 from medfinder.retrieval.index import SearchIndex, is_index
 from medfinder.sources import pacs
@@ -131,14 +131,24 @@ class IndexFolder:
     Args:
         key: by which ids become pseudonyms; not in the index or beside its cases.
         study_map: file that remembers which StudyInstanceUID a pseudonym stands for; None: nobody remembers.
+        view_mm: of the copies for people to look at; 0 for none.
 
     Raises:
         ConfigError: the key cannot be used.
         SearchIndexError: the index was made with another model.
     """
 
-    def __init__(self, index: Path, encoder: "DualEncoder", key: Path, study_map: Path | None = None) -> None:
+    def __init__(
+        self,
+        index: Path,
+        encoder: "DualEncoder",
+        key: Path,
+        study_map: Path | None = None,
+        *,
+        view_mm: float = VIEW_MM,
+    ) -> None:
         self._index, self._encoder, self._key_file, self._study_map = index, encoder, key, study_map
+        self._view_mm = view_mm
         self._folder = index.with_name(f"{index.name}.cases") / "pacs"
         self._key = Key.read(key, outside=(index, self._folder.parent))
         if study_map is not None and any(
@@ -168,6 +178,7 @@ class IndexFolder:
             quality=QualitySettings(min_dimension=_MIN_DIMENSION),
             require_report=False,
             deidentify=True,
+            view_mm=self._view_mm,
         )
         curate(folder, out, settings, source_kind="dicom", key=self._key_file)
         made = Dataset.open(out)
@@ -181,7 +192,13 @@ class IndexFolder:
 
 
 def open_index_folder(
-    index: Path, model: Path | None, key: Path | None, study_map: Path | None, *, make_key: bool
+    index: Path,
+    model: Path | None,
+    key: Path | None,
+    study_map: Path | None,
+    *,
+    make_key: bool,
+    view_mm: float = VIEW_MM,
 ) -> IndexFolder:
     """Open an index folder as a place, with its model.
 
@@ -197,7 +214,7 @@ def open_index_folder(
         )
     if make_key and not key.exists():
         Key.make(key, outside=(index, index.with_name(f"{index.name}.cases")))
-    return IndexFolder(index, load_model(model), key, study_map)
+    return IndexFolder(index, load_model(model), key, study_map, view_mm=view_mm)
 
 
 class RunningServer:

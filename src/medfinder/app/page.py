@@ -17,6 +17,7 @@ from typing import Any
 
 from medfinder.app.montage import Panel, render_panels
 from medfinder.app.render import render
+from medfinder.curation.dataset import view_beside
 from medfinder.curation.keywords import extract_findings, resolve_keyword
 from medfinder.errors import ConfigError, MissingExtraError, StudyError
 from medfinder.evaluation.report import PAPER_NOTE, describe_origin, describe_run, make_tables
@@ -154,7 +155,7 @@ def _show_hit(hit: Hit) -> _ShownVolume:
     if hit.volume is None or not hit.volume.exists():
         return _ShownVolume(trouble="The volume has gone; index this case again to see it.", attribution=attribution)
     try:
-        return _ShownVolume(_pictures(read_volume(hit.volume), told), attribution=attribution)
+        return _ShownVolume(_pictures(read_volume(view_beside(hit.volume)), told), attribution=attribution)
     except StudyError as error:
         return _ShownVolume(trouble=f"The volume cannot be shown: {error}", attribution=attribution)
 

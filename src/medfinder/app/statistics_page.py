@@ -14,7 +14,7 @@ from typing import Any
 from medfinder.app.figures import caution, choose_samples, draw_card, draw_figures
 from medfinder.app.page import sample_attributions
 from medfinder.app.render import Markup, render
-from medfinder.curation.dataset import Dataset
+from medfinder.curation.dataset import Dataset, view_beside
 from medfinder.curation.statistics import describe, headline, make_tables, statistics_markdown
 from medfinder.errors import ConfigError, StudyError
 from medfinder.sources.files import write_whole
@@ -82,7 +82,7 @@ def _draw_samples(dataset: Dataset, count: int, progress: Progress | None) -> tu
     troubles: list[str] = []
     for number, case in enumerate(chosen, start=1):
         try:
-            volume = read_volume(dataset.path / case.volume)
+            volume = read_volume(view_beside(dataset.path / case.volume))
         except StudyError as error:
             troubles.append(f"case {case.case_id} is not shown: {error}")
         else:

@@ -13,6 +13,7 @@ from medfinder.cli.face import (
     IndexUrl,
     ModelPath,
     SourceKind,
+    ViewMm,
     Workers,
     app,
     examples,
@@ -24,7 +25,7 @@ from medfinder.cli.face import (
     show_table,
 )
 from medfinder.errors import ConfigError
-from medfinder.records import plural
+from medfinder.records import VIEW_MM, plural
 
 if TYPE_CHECKING:
     from medfinder.curation.curate import Summary
@@ -105,6 +106,7 @@ def curate(
         int | None,
         typer.Option(min=1, help="Fewest voxels on any axis, 96 as in the paper if not given; phantoms: 32."),
     ] = None,
+    view_mm: ViewMm = 0.0,
     cluster: Annotated[str | None, typer.Option(help="Work on the Ray cluster at this address.")] = None,
     template: Annotated[Path | None, typer.Option(help="Write an example report table here and stop.")] = None,
     workers: Workers = 1,
@@ -130,6 +132,8 @@ def curate(
         given["quality"] = {"min_dimension": min_dimension}
     if no_deidentify:
         given["deidentify"] = False
+    if view_mm:
+        given["view_mm"] = view_mm
     if translate is not None:
         given["translation"] = {"engine": translate}
     values = merge(read_toml(config) if config else {}, given)
@@ -239,6 +243,7 @@ def index(
         ),
     ] = None,
     index_url: IndexUrl = None,
+    view_mm: ViewMm = VIEW_MM,
     shards: Annotated[int, typer.Option(min=1, help="Parts of a new collection on a cluster.")] = 1,
     replicas: Annotated[int, typer.Option(min=1, help="Servers that hold each part.")] = 1,
     workers: Workers = 1,
@@ -257,7 +262,13 @@ def index(
     encoder = load_model(model)
     with progress_bar("curating") as progress:
         dataset = open_or_curate(
-            source, beside=out, grid=encoder.grid, source_kind=kind, workers=workers, progress=progress
+            source,
+            beside=out,
+            grid=encoder.grid,
+            source_kind=kind,
+            view_mm=view_mm,
+            workers=workers,
+            progress=progress,
         )
     with progress_bar("indexing") as progress:
         summary = build_index(dataset, out, encoder, progress=progress, cluster=cluster)

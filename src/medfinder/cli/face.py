@@ -70,6 +70,9 @@ IndexUrl = Annotated[
         "--index-url", help="Qdrant cluster, http://HOST:PORT, on which INDEX names a collection; not a folder then."
     ),
 ]
+ViewMm = Annotated[
+    float, typer.Option(min=0, help="Voxel size, mm, of a finer copy of each CT for the viewer; 0 for none.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
 
 Progress = Callable[[int, int], None]

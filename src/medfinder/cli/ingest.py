@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medfinder.cli.face import AsJson, ModelPath, Server, app, examples, print_json, progress_bar, remark
+from medfinder.cli.face import AsJson, ModelPath, Server, ViewMm, app, examples, print_json, progress_bar, remark
 from medfinder.errors import ConfigError
-from medfinder.records import plural
+from medfinder.records import VIEW_MM, plural
 
 if TYPE_CHECKING:
     from medfinder.app.intake import IngestSummary, Place
@@ -41,6 +41,7 @@ def ingest(
     make_key: MakeKey = False,
     study_map: StudyMap = None,
     model: ModelPath = None,
+    view_mm: ViewMm = VIEW_MM,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be taken.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +53,7 @@ def ingest(
     if not dicomweb:
         raise ConfigError("ingest needs --dicomweb, e.g.: medfinder ingest my-index --dicomweb http://HOST/dicom-web")
     settings = read_query(query or (), pacs.read_settings(Path(dicomweb)))
-    place = open_place(index, server, settings.folder, key_file, study_map, model, make_key=make_key)
+    place = open_place(index, server, settings.folder, key_file, study_map, model, make_key=make_key, view_mm=view_mm)
     plan = plan_ingest(settings, place)
     if dry_run:
         _show(plan.summary, as_json, is_done=False)
@@ -71,6 +72,7 @@ def open_place(
     model: Path | None,
     *,
     make_key: bool,
+    view_mm: float = VIEW_MM,
 ) -> "Place":
     """Open what studies go into: an index folder, or a running server."""
     from medfinder.app.intake import open_index_folder, open_server
@@ -82,7 +84,7 @@ def open_place(
             raise ConfigError("a server has its own key and model; leave out --key-file, --study-map and --model")
         return open_server(server, folder)
     assert index is not None
-    return open_index_folder(index, model, key_file, study_map, make_key=make_key)
+    return open_index_folder(index, model, key_file, study_map, make_key=make_key, view_mm=view_mm)
 
 
 def _show(summary: "IngestSummary", as_json: bool, *, is_done: bool) -> None:

@@ -320,9 +320,10 @@ def _finish(
     rows = _settle_splits(_with_common_doubts(outcomes, settings), settings)
     dropped = [*refused, *(row for outcome in outcomes for row in outcome.dropped)]
     kept = {Path(case.volume).name for case, _ in rows}
-    for stray in (out / folder.VOLUMES).iterdir():
-        if stray.name not in kept:
-            stray.unlink()
+    for place in (out / folder.VOLUMES, out / folder.VIEWS):
+        for stray in place.iterdir() if place.is_dir() else ():
+            if stray.name not in kept:
+                stray.unlink()
     candidates: list[SeriesRow] = [row for outcome in outcomes for row in outcome.series]
     folder.write_series(
         out / folder.SERIES, sorted(candidates, key=lambda row: (row.study_id, -row.score, row.series_id))

@@ -28,16 +28,23 @@ from medfinder.volume import Grid
 
 KIND = "medfinder dataset"
 FORMAT = 2
-CASES, HELD, DROPPED, SERIES, VOLUMES, PROVENANCE, CARD, WORK = (
+CASES, HELD, DROPPED, SERIES, VOLUMES, VIEWS, PROVENANCE, CARD, WORK = (
     "cases.parquet",
     "held.parquet",
     "dropped.parquet",
     "series.parquet",
     "volumes",
+    "views",
     "provenance.json",
     "README.md",
     ".work",
 )
+
+
+def view_beside(volume: Path) -> Path:
+    """Tell where the finer copy of a standardised volume lies; the volume itself where there is none."""
+    view = volume.parent.with_name(VIEWS) / volume.name
+    return view if view.is_file() else volume
 
 
 @dataclass(frozen=True, slots=True)

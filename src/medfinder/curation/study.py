@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medfinder.curation.dataset import VOLUMES, Figures, SeriesRow
+from medfinder.curation.dataset import VIEWS, VOLUMES, Figures, SeriesRow
 from medfinder.curation.denoise import DenoiseSettings, denoise
 from medfinder.curation.keywords import extract_findings, map_labels
 from medfinder.curation.pairing import PairingSettings, audit_study
@@ -30,7 +30,7 @@ from medfinder.curation.translation_audit import audit_translation
 from medfinder.errors import ConfigError, DatasetError, MissingExtraError, VolumeError
 from medfinder.records import Case, Doubt, Dropped, Finding, Series, Study
 from medfinder.sources.pacs import PacsSettings, fetch_series
-from medfinder.volume import Grid, Room, Volume, read_and_standardise, standardise, write_nifti
+from medfinder.volume import Grid, Room, Volume, read_and_standardise, standardise, view_of, write_nifti
 from medfinder.volume.region import Anatomy
 
 # Sources whose studies hold whatever the scanner and its desk made; in the others somebody has chosen already.
@@ -57,6 +57,8 @@ class CurationSettings:
         pairing: how images and report are compared.
         translation: of Spanish reports that bring no English; by default they are searched in Spanish.
         denoise: before standardising; off by default.
+        view_mm: voxels of a finer copy of each volume, for people to look at, are this long, or as long as they were if
+            that is longer; 0 for none. Where the grid is as fine there is none either.
         adjudicator: the reader whose diagnoses decide where readers differ.
         deidentify: replace names, dates and the like in texts, phantoms' excepted.
         require_report: set studies without a report aside, as the paper does. A folder of CTs given without a table
@@ -74,6 +76,7 @@ class CurationSettings:
     pairing: PairingSettings = field(default_factory=PairingSettings)
     translation: TranslationSettings = field(default_factory=TranslationSettings)
     denoise: DenoiseSettings = field(default_factory=DenoiseSettings)
+    view_mm: float = 0.0
     adjudicator: str = ""
     deidentify: bool = True
     require_report: bool = True
@@ -87,6 +90,8 @@ class CurationSettings:
         for name in ("min_words", "max_report_chars"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)}; expected 0 or more")
+        if self.view_mm < 0:
+            raise ConfigError(f"view_mm {self.view_mm}; expected a length in mm, or 0 for no finer copies")
         check_engine(self.translation)
 
 
@@ -259,13 +264,14 @@ def find_findings(study: Study, text: ReportText) -> tuple[tuple[Finding, ...], 
 
 @dataclass(frozen=True)
 class _Judged:
-    """A volume that passed, before and after standardisation."""
+    """A volume that passed, before and after standardisation, and as people look at it."""
 
     raw_shape: tuple[int, int, int]
     raw_spacing_mm: tuple[float, float, float]
     quality: Quality
     shown: Look
     standard: Volume
+    view: Volume | None
 
 
 class _Reading:
@@ -312,6 +318,7 @@ class _Reading:
             shown = self._weigh(look_of(quality.region, quality.anatomy), quality.doubts)
             clean = denoise(quality.volume, self.settings.denoise)
             standard = put_on_grid() if clean is volume else standardise(clean, grid)
+            view = self._view(clean)
         except VolumeError as error:
             return "read", error.reason, str(error)
         except MemoryError:
@@ -321,7 +328,13 @@ class _Reading:
             return "read", "unreadable", detail
         # What is kept of a raw volume are figures: several may have to be looked at.
         slim = replace(quality, volume=standard, anatomy=None)
-        return _Judged(volume.shape, volume.spacing_mm, slim, shown, standard)
+        return _Judged(volume.shape, volume.spacing_mm, slim, shown, standard, view)
+
+    def _view(self, volume: Volume) -> Volume | None:
+        finest = self.settings.view_mm
+        both = zip(volume.spacing_mm, self.settings.grid.spacing_mm, strict=True)
+        is_finer = any(max(finest, own) < of_grid for own, of_grid in both)
+        return view_of(volume, finest) if finest and is_finer else None
 
     def _assess(self, volume: Volume, series: Series, find: Callable[[], Anatomy]) -> Quality:
         settings, study = self.settings.quality, self.study
@@ -376,6 +389,9 @@ def _keep(
     path = f"{VOLUMES}/{case_id}.nii"
     try:
         write_nifti(judged.standard, out / path)
+        if judged.view is not None:
+            (out / VIEWS).mkdir(exist_ok=True)
+            write_nifti(judged.view, out / VIEWS / f"{case_id}.nii")
     except VolumeError as error:
         raise DatasetError(f"{error} ({out}); what is done is kept: mend it and run the command again") from error
     case = Case(

@@ -4,7 +4,7 @@ from medfinder.volume.dicom_headers import DicomSeries, list_dicom_series
 from medfinder.volume.nifti import write_nifti
 from medfinder.volume.read import Room, read_volume
 from medfinder.volume.region import BodyRegion, body_region
-from medfinder.volume.standardise import read_and_standardise, standardise, standardise_file
+from medfinder.volume.standardise import read_and_standardise, standardise, standardise_file, view_of
 from medfinder.volume.types import Grid, Volume
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "read_volume",
     "standardise",
     "standardise_file",
+    "view_of",
     "write_nifti",
 ]

@@ -7,6 +7,7 @@ names a recipe is that of a published model, whose own steps are taken instead: 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from medfinder.volume.resample import Resampler, resample_slabs, resampled_affin
 from medfinder.volume.types import AIR_HU, Affine, Array, Grid, Slabs, Volume, slabs_of, turn_to_ras
 
 Float32 = npt.NDArray[np.float32]
+
+VIEW_WINDOW_HU = (-1024.0, 3071.0)
+"""What twelve bits hold, the usual range of a CT: bone and metal look as they do on a workstation."""
 
 
 def standardise(volume: Volume, grid: Grid) -> Volume:
@@ -49,6 +53,22 @@ def standardise_file(
     if grid.recipe:
         return standardise(read_volume(path, series_instance_uid=series_instance_uid, rescale=rescale), grid)
     return _standardise(read_ahead(open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)), grid)
+
+
+def view_of(volume: Volume, finest_mm: float) -> Volume:
+    """Lay a whole volume out for people to look at: nothing cropped, axes along RAS+, fine voxels.
+
+    Args:
+        finest_mm: voxels are this long on each axis, or as long as they were if that is longer.
+
+    Returns:
+        A contiguous int16 array of ``VIEW_WINDOW_HU``, in the same mm as ``standardise(volume, grid)``.
+    """
+    x, y, z = (max(finest_mm, spacing) for spacing in volume.spacing_mm)
+    grid = Grid((x, y, z), (1, 1, 1), VIEW_WINDOW_HU)
+    source = slabs_of(volume)
+    whole = _lay_straight(_resample(source, grid), source, grid)
+    return replace(whole, hu=np.ascontiguousarray(whole.hu))
 
 
 def read_and_standardise(
@@ -112,14 +132,17 @@ def _resample(source: Slabs, grid: Grid) -> Float32:
 
 def _settle(coarse: Float32, source: Slabs, grid: Grid) -> Volume:
     """Turn, straighten and crop what was resampled; its stream has ended, so that its notes are complete."""
+    return _crop(_lay_straight(coarse, source, grid), grid)
+
+
+def _lay_straight(coarse: Float32, source: Slabs, grid: Grid) -> Volume:
     affine, shape = resampled_affine(source.affine, source.shape, _stored_spacing(source, grid))
     turn = turn_to_ras(source.affine)
     hu = turn.apply(coarse.transpose(2, 1, 0))
     affine = turn.affine(affine, shape)
     if not _is_aligned(affine, hu.shape, grid):
         hu, affine = _straighten(hu, affine, grid)
-    whole = Volume(_round(hu), _square(affine, hu.shape, grid), tuple(source.notes), source.padding.share)
-    return _crop(whole, grid)
+    return Volume(_round(hu), _square(affine, hu.shape, grid), tuple(source.notes), source.padding.share)
 
 
 def _is_aligned(affine: Affine, shape: tuple[int, ...], grid: Grid) -> bool:

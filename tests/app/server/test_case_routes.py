@@ -15,6 +15,8 @@ from medfinder.retrieval.evidence import HeatMap
 from medfinder.retrieval.index import SearchIndex
 from medfinder.retrieval.search import Searcher
 
+from .conftest import make_index, serve
+
 
 def test_a_case_tells_its_report_and_grid(client: TestClient) -> None:
     facts = client.get("/v1/cases/case2").json()
@@ -61,13 +63,35 @@ def test_slices_show_the_patients_right_on_the_left_and_front_and_head_on_top(tm
     nib.save(nib.Nifti1Image(hu, np.diag([2.0, 2.0, 2.0, 1.0])), path)
     pictures = Pictures(10**6)
     for plane, number in (("axial", 17), ("coronal", 27), ("sagittal", 37)):
-        jpeg, _ = pictures.slice(path, plane, number, "bone", 200)
+        jpeg, _ = pictures.slice(path, path, plane, number, "bone", 200)
         grey = np.asarray(Image.open(io.BytesIO(jpeg)), float)
         rows, columns = np.nonzero(grey > 200)
         assert rows.mean() < grey.shape[0] / 2, plane
         assert columns.mean() < grey.shape[1] / 2, plane
-    axial = Image.open(io.BytesIO(pictures.slice(path, "axial", 17, "bone", 200)[0]))
+    axial = Image.open(io.BytesIO(pictures.slice(path, path, "axial", 17, "bone", 200)[0]))
     assert axial.size == (200, 150)
+
+
+def test_a_finer_copy_is_what_is_looked_at(tmp_path: Path) -> None:
+    with make_index(tmp_path) as index, serve(index, tmp_path / "state") as client:
+        url = "/v1/cases/case0/slices/axial/16.jpg?window=bone&size=64"
+        coarse = client.get(url)
+        # Of the same extent: 11 mm voxels cut into four. By hand: the middle of slice 16 is 176 mm, and 176 mm lies in
+        # the copy's slice 65.5, counted from its first middle at -4.125 mm.
+        hu = np.full((128, 112, 128), -1000, np.int16)
+        hu[:, :, 65:67] = 3000
+        affine = np.diag([2.75, 2.75, 2.75, 1.0])
+        affine[:3, 3] = -4.125
+        (tmp_path / "views").mkdir()
+        nib.save(nib.Nifti1Image(hu, affine), tmp_path / "views" / "case0.nii")
+        fine = client.get(url)
+        assert fine.headers["etag"] != coarse.headers["etag"]
+        assert np.asarray(Image.open(io.BytesIO(fine.content))).min() > 200
+        beside = client.get(url.replace("/16.jpg", "/18.jpg"))
+        assert np.asarray(Image.open(io.BytesIO(beside.content))).max() < 20
+        assert client.get(url.replace("/16.jpg", "/32.jpg")).status_code == 422
+        assert client.get("/v1/cases/case0").json()["grid"]["shape"] == [128, 112, 128]
+        assert nib.Nifti1Image.from_bytes(client.get("/v1/cases/case0/volume").content).shape == (128, 112, 128)
 
 
 def test_a_heat_map_shows_where_a_finding_is_seen(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +143,7 @@ def test_pictures_give_way_when_there_is_no_room(tmp_path: Path) -> None:
     )
     pictures = Pictures(20_000)
     for number in range(32):
-        pictures.slice(path, "axial", number, "lung", 64)
+        pictures.slice(path, path, "axial", number, "lung", 64)
     assert 0 < sum(map(len, pictures._kept.values())) == pictures._bytes <= 20_000
 
 

@@ -15,6 +15,7 @@ from medfinder.app.server.faults import Refusal
 from medfinder.app.server.gate import Gate
 from medfinder.app.server.pictures import PLANES, SIZES, WINDOWS, open_volume, tag_of, write_heat
 from medfinder.app.server.service import Service
+from medfinder.curation.dataset import view_beside
 from medfinder.retrieval.evidence import HeatMap, evidence_in
 
 # A day: a picture is asked for again with its tag after that.
@@ -36,8 +37,8 @@ def make_case_router(service: Service, gate: Gate) -> APIRouter:
 
     @router.get("/{case_id}/volume", response_class=FileResponse, responses=_binary(_NIFTI, _GZIP))
     async def fetch_volume(case_id: CaseId, request: Request, preview: Literal["0", "1"] = "0") -> Response:
-        """Fetch the standardised volume as NIfTI; with preview=1 gzipped and at most 256 voxels wide."""
-        path = service.volume(case_id)
+        """Fetch the volume as finely as it is kept, as NIfTI; with preview=1 gzipped and at most 256 voxels wide."""
+        path = service.view(case_id)
         if preview == "1":
             return await _picture(service, request, _GZIP, lambda: service.pictures.preview(path))
         headers = {"Cache-Control": _KEEP, "ETag": f'"{tag_of(path)}"'}
@@ -55,10 +56,10 @@ def make_case_router(service: Service, gate: Gate) -> APIRouter:
         window: Annotated[str, Query(description=f"{', '.join(WINDOWS)}")] = "lung",
         size: Annotated[int, Query(ge=SIZES.start, le=SIZES.stop - 1)] = 512,
     ) -> Response:
-        """Draw one slice of the standardised volume, in radiological convention."""
-        path = service.volume(case_id)
+        """Draw one slice, counted as those of the standardised volume, in radiological convention."""
+        path, view = service.volume(case_id), service.view(case_id)
         return await _picture(
-            service, request, _JPEG, lambda: service.pictures.slice(path, plane, number, window, size)
+            service, request, _JPEG, lambda: service.pictures.slice(path, view, plane, number, window, size)
         )
 
     @router.get("/{case_id}/thumbnail/{place}.jpg", response_class=Response, responses=_binary(_JPEG))
@@ -66,8 +67,8 @@ def make_case_router(service: Service, gate: Gate) -> APIRouter:
         request: Request, case_id: CaseId, place: Annotated[int, Path(ge=0, le=2, description="0 axial, 1, 2")]
     ) -> Response:
         """Draw a small axial, coronal or sagittal slice through the middle."""
-        path = service.volume(case_id)
-        return await _picture(service, request, _JPEG, lambda: service.pictures.thumbnail(path, place))
+        path, view = service.volume(case_id), service.view(case_id)
+        return await _picture(service, request, _JPEG, lambda: service.pictures.thumbnail(path, view, place))
 
     @router.get("/{case_id}/evidence")
     async def show_evidence(case_id: CaseId, asked: Asked) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def _describe(service: Service, case_id: str) -> dict[str, Any]:
     indexed = service.case(case_id)
     facts = case_as_json(indexed, viewer=service.viewer_link(indexed.case.study_id))
     if indexed.volume is not None:
-        volume = open_volume(indexed.volume)
+        volume = open_volume(view_beside(indexed.volume))
         facts["grid"] = {
             "shape": list(volume.shape),
             "spacing_mm": [round(one, 4) for one in volume.spacing_mm],

@@ -63,18 +63,28 @@ class Pictures:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def slice(self, path: Path, plane: str, number: int, window: str, size: int) -> tuple[bytes, str]:
-        """Draw one slice as JPEG, and tell its tag."""
-        _check(plane, window, size)
-        tag = tag_of(path, plane, number, window, size)
-        return self._get(tag, lambda: _draw(open_volume(path), plane, number, window, size)), tag
+    def slice(self, path: Path, view: Path, plane: str, number: int, window: str, size: int) -> tuple[bytes, str]:
+        """Draw one slice as JPEG, and tell its tag.
 
-    def thumbnail(self, path: Path, place: int) -> tuple[bytes, str]:
+        Args:
+            path: of the standardised volume, whose slices are counted.
+            view: of what is drawn: the same, or a finer copy.
+        """
+        _check(plane, window, size)
+        tag = tag_of(view, plane, number, window, size)
+
+        def draw() -> bytes:
+            volume, shown = open_volume(path), open_volume(view)
+            return _draw(shown, plane, _same_place(volume, shown, plane, number), window, size)
+
+        return self._get(tag, draw), tag
+
+    def thumbnail(self, path: Path, view: Path, place: int) -> tuple[bytes, str]:
         """Draw one of three small pictures: an axial, a coronal and a sagittal slice through the middle."""
         if not 0 <= place <= 2:
             raise ConfigError(f"thumbnail {place}; there are 0 (axial), 1 (coronal) and 2 (sagittal)")
-        tag = tag_of(path, "thumbnail", place)
-        return self._get(tag, lambda: _draw_thumbnail(open_volume(path), place)), tag
+        tag = tag_of(view, "thumbnail", place)
+        return self._get(tag, lambda: _draw_thumbnail(open_volume(path), open_volume(view), place)), tag
 
     def preview(self, path: Path) -> tuple[bytes, str]:
         """Give the volume as .nii.gz with at most ``PREVIEW_SIDE`` voxels along x and y, and tell its tag."""
@@ -146,10 +156,21 @@ def _check(plane: str, window: str, size: int) -> None:
         raise ConfigError(f"size {size}; expected {SIZES.start} to {SIZES.stop - 1} pixels")
 
 
-def _draw(volume: Volume, plane: str, number: int, window: str, size: int) -> bytes:
+def _same_place(volume: Volume, shown: Volume, plane: str, number: int) -> int:
+    """Find the slice of a finer copy that is nearest to the middle of a slice of the standardised volume.
+
+    A standardised volume is filled up with air where the CT ended: there the copy's last slice is nearest.
+    """
     axis = PLANES[plane]
     if not 0 <= number < volume.shape[axis]:
         raise ConfigError(f"{plane} slice {number}; this case has 0 to {volume.shape[axis] - 1}")
+    middle_mm = volume.affine[axis, 3] + number * volume.affine[axis, axis]
+    nearest = round(float((middle_mm - shown.affine[axis, 3]) / shown.affine[axis, axis]))
+    return min(max(nearest, 0), shown.shape[axis] - 1)
+
+
+def _draw(volume: Volume, plane: str, number: int, window: str, size: int) -> bytes:
+    axis = PLANES[plane]
     others = [other for other in range(3) if other != axis]
     # Columns run along the first of the other axes, rows along the second, both against it.
     rows_first: NDArray[np.generic] = np.take(volume.hu, number, axis=axis)[::-1, ::-1].T
@@ -162,10 +183,11 @@ def _draw(volume: Volume, plane: str, number: int, window: str, size: int) -> by
     return jpeg.getvalue()
 
 
-def _draw_thumbnail(volume: Volume, place: int) -> bytes:
+def _draw_thumbnail(volume: Volume, shown: Volume, place: int) -> bytes:
     _, heights, front = choose_slices(volume)
     plane, number = (("axial", heights[1]), ("coronal", front), ("sagittal", volume.shape[0] // 3))[place]
-    return _draw(volume, plane, number, "lung" if place == 0 else "mediastinum", THUMBNAIL)
+    number = _same_place(volume, shown, plane, number)
+    return _draw(shown, plane, number, "lung" if place == 0 else "mediastinum", THUMBNAIL)
 
 
 def _shrink(volume: Volume) -> bytes:

@@ -81,7 +81,11 @@ def curate_upload(
         table = upload.parent / "report.csv"
         _write_table(table, source, report)
     settings = CurationSettings(
-        grid=grid, quality=QualitySettings(min_dimension=_MIN_DIMENSION), require_report=False, deidentify=True
+        grid=grid,
+        quality=QualitySettings(min_dimension=_MIN_DIMENSION),
+        require_report=False,
+        deidentify=True,
+        view_mm=limits.view_mm,
     )
     if not key.exists():
         Key.make(key)

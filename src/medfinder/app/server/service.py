@@ -22,6 +22,7 @@ from medfinder.app.server.pictures import Pictures
 from medfinder.app.server.settings import Limits
 from medfinder.app.server.state import State
 from medfinder.app.study_links import ViewerLinks
+from medfinder.curation.dataset import view_beside
 from medfinder.retrieval.index import IndexedCase, SearchIndex
 from medfinder.retrieval.search import Searcher
 
@@ -180,3 +181,11 @@ class Service:
         if path is None:
             raise Refusal(404, "the volume of this case has gone from the server's disk; index the case again")
         return path
+
+    def view(self, case_id: str) -> Path:
+        """Tell where a case's volume lies as people look at it: the finer copy, or else the standardised volume.
+
+        Raises:
+            Refusal: there is no such case, or its volume has gone.
+        """
+        return view_beside(self.volume(case_id))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 from medfinder.config import build_settings
 from medfinder.errors import ConfigError
+from medfinder.records import VIEW_MM
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Limits:
         waiting: searches that may wait for their turn, some six seconds; whoever comes then is told to come again.
         jobs: uploads that may wait to be curated.
         pictures_mb: slices and previews kept in memory.
+        view_mm: voxels of what an ingested CT is looked at with, see ``CurationSettings``; more is coarser and smaller.
     """
 
     body_kb: int = 512
@@ -48,6 +50,7 @@ class Limits:
     waiting: int = 200
     jobs: int = 200
     pictures_mb: int = 256
+    view_mm: float = VIEW_MM
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -26,7 +26,7 @@ from medfinder.sources.files import walk_files
 Progress = Callable[[int, int], None]
 
 # Our own ids and digests: hexadecimal digits of these lengths, perhaps with a volume's folder and suffix.
-_OURS = re.compile(r"(?:volumes/)?(?:[0-9a-f]{16}|[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})(?:\.nii(?:\.gz)?)?")
+_OURS = re.compile(r"(?:(?:volumes|views)/)?(?:[0-9a-f]{16}|[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})(?:\.nii(?:\.gz)?)?")
 _TEXTS = frozenset(
     (".json", ".jsonl", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".html", ".xml", ".log")
 )
