@@ -102,4 +102,6 @@ export function fillList(list, things, current, describe, choose) {
   list.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" });
 }
 
+export const plural = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
+
 export const when = (at) => at.replace("T", " ").replace(/(:\d\d):\d\d.*$/, "$1").slice(0, 16);

@@ -1,6 +1,6 @@
 // The search page: which part is shown is told by the address; this module joins the parts.
 
-import { bindKeys, element, make, tell } from "./common.js";
+import { bindKeys, element, make, plural, tell } from "./common.js";
 import { CasePage } from "./search/case.js";
 import { sayValue } from "./search/filters.js";
 import { emptyQuestion, fromHash, toHash } from "./search/question.js";
@@ -209,7 +209,7 @@ element("leave").addEventListener("click", async () => {
 async function begin() {
   try {
     const info = await ask("/v1/info");
-    element("about").textContent = `${info.cases.toLocaleString("en")} cases · ${info.model.name}`;
+    element("about").textContent = `${plural(info.cases, "case")} · ${info.model.name}`;
     element("synthetic").hidden = !info.is_synthetic;
     element("synthetic-model").hidden = !info.is_model_synthetic || info.is_synthetic;
     element("leave").hidden = !sessionStorage.getItem("signed-in");

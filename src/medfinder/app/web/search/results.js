@@ -1,6 +1,6 @@
 // The answer: asked for, waited for, shown page by page; verdicts on hits, which ask again.
 
-import { element, make, tell } from "../common.js";
+import { element, make, plural, tell } from "../common.js";
 import { makeCard } from "./cards.js";
 import { asCsv, asJson, save } from "./export.js";
 import { Filters } from "./filters.js";
@@ -118,7 +118,7 @@ export class Results {
       this.say("Nothing found", Object.values(this.question.filters).flat().length ? "No case passes these filters. Take one back, or ask for less." : "No case of this index fits. Try other words, or a finding.");
     } else {
       const line = make("div", "", "line");
-      const count = make("p", `${total > hits.length || this.question.page > 1 ? `${total.toLocaleString("en")} cases` : `${hits.length} hits`} · ${(took / 1000).toFixed(2)} s`, "soft");
+      const count = make("p", `${total > hits.length || this.question.page > 1 ? plural(total, "case") : plural(hits.length, "hit")} · ${(took / 1000).toFixed(2)} s`, "soft");
       line.append(count, this.exports());
       element("state").append(...(isGood === false ? [make("p", "No good match: these are the nearest.", "caution large")] : []), line);
     }
