@@ -121,6 +121,32 @@ def test_spanish_words_find_english_reports_through_the_finding(searcher: Search
     assert hits[0].case_id == "e"
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query(text="normal chest CT"),
+        Query(text="TC de tórax sin hallazgos."),
+        Query(text="no significant abnormality"),
+        Query(keyword="normal"),
+        Query(text="normal AND NOT mass"),
+    ],
+    ids=lambda query: query.text or "keyword",
+)
+@pytest.mark.usefixtures("reported")
+def test_normal_asks_for_cases_in_which_nothing_was_found(
+    query: Query, searcher: Searcher, add: Add, make_case: Make
+) -> None:
+    add(make_case("sound", "No pleural effusion. No pneumothorax. Normal heart."), make_case("silent", ""))
+    # What nothing is known of may be normal, too; what shows something is not.
+    assert _ids(searcher.search(query)) == ["sound", "silent"]
+
+
+@pytest.mark.usefixtures("reported")
+def test_a_normal_organ_is_only_words(searcher: Searcher) -> None:
+    assert len(searcher.search(Query(text="normal heart"))) == len(REPORTS)
+    assert "mass" not in _ids(searcher.search(Query(keyword="NOT mass")))
+
+
 def test_a_report_that_denies_what_is_asked_comes_last(searcher: Searcher, add: Add, make_case: Make) -> None:
     # To the report vectors alone the denying report is the nearest: it repeats the query word by word.
     add(

@@ -30,6 +30,7 @@ from medfinder.retrieval.query import (
     known,
     mend_word,
     parse_keywords,
+    parse_normal,
     parse_text,
     possible,
     text_of,
@@ -56,6 +57,7 @@ _LIKED, _DISLIKED = 0.75, 0.15
 GROUPS = ("", "study", "patient")
 
 _QUERY_NOT_CHEST = "the CT that was asked with does not look like a chest: {reason}"
+_NORMAL = "read as: nothing was found; cases that are known to show something are left out"
 _NO_REGIONS = "this model has no vectors of regions: the box was not looked at, cases are ranked by the whole CT"
 
 _NOTHING = Words(Terms((), ()), Terms((), ()))
@@ -178,6 +180,8 @@ class QueryReader:
             return _said_by(expression, remarks)
         if query.text is not None and is_expression(query.text):
             return _said_by(parse_text(query.text))
+        if query.text is not None and (normal := parse_normal(query.text)):
+            return _said_by(normal, (_NORMAL,))
         if query.report is not None:
             return _Said(query.report, describe_query(query.report))
         if query.text is not None:

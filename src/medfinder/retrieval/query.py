@@ -10,7 +10,8 @@ Out: a small tree, the conditions that it puts on what is known of a case, and i
 
 Operators are written in capitals in free text, where a small "and" or "o" is a word like others; among keywords they
 may be small. Spanish ``Y``, ``O``, ``NO`` count in free text only when it is not all in capitals. What nothing is known
-of is neither true nor false: such cases are possible answers. ``NOT`` asks that nothing is known of it.
+of is neither true nor false: such cases are possible answers. ``NOT`` asks that nothing is known of it. "Normal", or
+"sin hallazgos", asks for cases of which findings are denied and none is known.
 """
 
 import difflib
@@ -21,7 +22,7 @@ from functools import cache, lru_cache
 
 from medfinder.curation.keywords import KEYWORDS, resolve_keyword
 from medfinder.errors import ConfigError
-from medfinder.retrieval.filters import AllOf, AnyOf, Condition, Not, equals
+from medfinder.retrieval.filters import AllOf, AnyOf, Condition, Not, Unknown, equals
 from medfinder.retrieval.lexical import Terms, Words, describe_finding, describe_query, fold
 
 # Far beyond what anybody types, well below Python's recursion limit.
@@ -38,6 +39,15 @@ _KEYWORD_OPERATORS = {**_OPERATORS, "without": "not", "sin": "not", "but": "and"
 _TOKEN = re.compile(r"""\s*(?:"(?P<quoted>[^"]*)"|(?P<sign>[()])|(?P<word>[^\s()"]+)|(?P<odd>\S))""")
 _ENGLISH_OPERATOR = re.compile(r"\b(?:AND|OR|NOT)\b")
 _SPANISH_OPERATOR = re.compile(r"\b(?:Y|O|NO)\b")
+_CHEST = r"(?:chest|thorax|thoracic|torax|lung)"
+_STUDY = rf"(?:{_CHEST}\s+)?(?:ct|tc|tac|scan|study|exam|examination|estudio|{_CHEST})(?:\s+(?:de|del)\s+torax)?"
+_NORMAL = re.compile(
+    rf"(?:(?:normal|unremarkable)(?:\s+{_STUDY})?"
+    rf"|{_STUDY}\s+(?:normal|sin\s+hallazgos|sin\s+alteraciones|without\s+(?:findings|abnormalit(?:y|ies)))"
+    r"|(?:no|without)(?:\s+(?:significant|relevant|acute|pathological))?\s+(?:findings?|abnormalit(?:y|ies))"
+    r"|nothing\s+abnormal"
+    r"|sin\s+(?:hallazgos|alteraciones)(?:\s+(?:patologic[oa]s|relevantes|significativ[oa]s))?)\W*"
+)
 _QUOTED = re.compile(r'"[^"]*\w[^"]*"')
 
 
@@ -48,11 +58,13 @@ class Term:
     Attributes:
         words: what they say; findings among them can be true or false of a case, other words only rank.
         is_exact: they stood in quotes: a report must hold them, and not only to deny them.
+        is_normal: they ask for cases in which nothing was found.
     """
 
     text: str
     words: Words
     is_exact: bool = False
+    is_normal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +113,23 @@ def parse_text(text: str) -> Expression:
         >>> parse_text("effusion NOT mass").parts[1].part.words.present
         ('mass',)
     """
-    return _Parser(text, _capital_operator, lambda words: Term(words, describe_query(words)), "query").parse()
+    return _Parser(text, _capital_operator, _term_of, "query").parse()
+
+
+def parse_normal(text: str) -> Term | None:
+    """Read words that ask for cases in which nothing was found; None where they ask for something else.
+
+    Example:
+        >>> [parse_normal(text) is not None for text in ("Normal chest CT", "TC de tórax normal", "normal heart")]
+        [True, True, False]
+    """
+    if not _NORMAL.fullmatch(" ".join(fold(text).split())):
+        return None
+    return Term(text, describe_query(text), is_normal=True)
+
+
+def _term_of(text: str) -> Term:
+    return parse_normal(text) or Term(text, describe_query(text))
 
 
 def parse_keywords(text: str) -> tuple[Expression, tuple[str, ...]]:
@@ -116,6 +144,8 @@ def parse_keywords(text: str) -> tuple[Expression, tuple[str, ...]]:
     remarks: list[str] = []
 
     def finding(words: str) -> Term:
+        if normal := parse_normal(words):
+            return normal
         name = resolve_keyword(words) or _mend(words)
         if fold(words) not in _names() and resolve_keyword(words) is None:
             remarks.append(f"{words.strip()[:60]!r} was read as {name}")
@@ -135,6 +165,8 @@ def known(expression: Expression) -> Condition | None:
         Comparison(field='findings', operator='=', values=('mass',))
     """
     match expression:
+        case Term(is_normal=True):
+            return AllOf((Unknown("findings"), Not(Unknown("negated"))))
         case Term(words=words):
             there = [equals("findings", name) for name in words.present]
             return _all([*there, *(Not(equals("findings", name)) for name in words.negated)])
@@ -150,6 +182,8 @@ def known(expression: Expression) -> Condition | None:
 def possible(expression: Expression) -> Condition | None:
     """Build the condition of not being known to be wrong; None where it excludes nothing."""
     match expression:
+        case Term(is_normal=True):
+            return Unknown("findings")
         case Term(words=words):
             open_ = [AnyOf((equals("findings", one), Not(equals("negated", one)))) for one in words.present]
             return _all([*open_, *(Not(equals("findings", one)) for one in words.negated)])

@@ -149,7 +149,7 @@ def serve(
         )
         scheme = "http" if listening.certificate is None else "https"
         host = f"[{listening.host}]" if ":" in listening.host else listening.host
-        told(f"{plural(len(index), "case")} of {index_path}: {scheme}://{host}:{listening.port}/ (Ctrl-C ends it)")
+        told(f"{plural(len(index), 'case')} of {index_path}: {scheme}://{host}:{listening.port}/ (Ctrl-C ends it)")
         if viewer is not None:
             told(f"links into the PACS viewer: {plural(len(viewer), 'study')} in {viewer.path}")
         told("Not for diagnosis.")
