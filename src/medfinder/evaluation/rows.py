@@ -156,6 +156,7 @@ ROWS: dict[str, Row] = {
     "mir3d_sum": Row("3D-MIR, slices vote: sum", trained_as="mir3d", scoring="sum"),
     "paper_resnet": Row("MedFinder as in the paper, ResNet", paper="MedFinder, ResNet-50"),
     "paper_vit": Row("MedFinder as in the paper, ViT", paper="MedFinder, ViT-base"),
+    "paper_sharp": Row("the same, ResNet, cosines over 0.07"),
     "released": Row("as the released script"),
     "medfinder": Row("medfinder (ours)"),
     "medfinder_regions": Row("medfinder (ours), regions too", trained_as="medfinder", scoring="regions"),
@@ -178,7 +179,7 @@ ROWS: dict[str, Row] = {
 
 _RETRIEVAL = (
     *("clip4clip_meanp", "clip4clip_seq", "mir3d", "mir3d_frequency", "mir3d_max", "mir3d_sum"),
-    *("paper_resnet", "paper_vit", "released", "medfinder", "medfinder_regions", "oracle", "chance"),
+    *("paper_resnet", "paper_vit", "paper_sharp", "released", "medfinder", "medfinder_regions", "oracle", "chance"),
 )
 _ABLATION = (
     *("no_sampler_clip", "no_mse_clip", "full_clip", "full_biomedclip"),
