@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -70,6 +71,18 @@ def test_voxels_come_as_they_are_with_x_fastest(client: TestClient, dataset: Pat
     assert voxels[x + 16 * (y + 14 * z)] == hu[x, y, z]
     (dataset / "volumes/case2.nii").unlink()
     assert client.get("/cases/case2/voxels").status_code == 404
+
+
+def test_readers_look_at_the_finer_copy_and_large_ones_are_thinned(client: TestClient, dataset: Path) -> None:
+    hu = np.zeros((700, 700, 90), np.int16)
+    hu[4, 6, 8] = 700
+    (dataset / "views").mkdir()
+    nib.save(nib.Nifti1Image(hu, np.diag([0.5, 0.5, 2.0, 1.0])), dataset / "views" / "case2.nii")
+    answer = client.get("/cases/case2/voxels")
+    told = json.loads(answer.headers["x-volume"])
+    # By hand: 44 million voxels are more than 33 million, so that every second is left.
+    assert (told["shape"], told["spacing_mm"]) == ([350, 350, 45], [1.0, 1.0, 4.0])
+    assert np.frombuffer(answer.content, "<i2").reshape(told["shape"], order="F")[2, 3, 4] == 700
 
 
 @pytest.mark.parametrize(

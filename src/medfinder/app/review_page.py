@@ -22,7 +22,6 @@ from medfinder.curation.dataset import Dataset, Figures
 from medfinder.curation.review import Item, decide, list_items, read_decisions
 from medfinder.errors import ConfigError, DatasetError, MissingExtraError
 from medfinder.records import Case
-from medfinder.volume import Volume
 
 try:
     import uvicorn
@@ -233,8 +232,7 @@ def mark(text: str) -> list[tuple[str, str]]:
 def _draw(dataset: Dataset, case: Case) -> bytes:
     import numpy as np
 
-    volume = Volume(np.asarray(dataset.volume(case)), np.diag([*dataset.grid.spacing_mm, 1.0]))
-    pixels = np.concatenate([panel.pixels for panel in render_panels(volume)], axis=1)
+    pixels = np.concatenate([panel.pixels for panel in render_panels(dataset.view(case))], axis=1)
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
     return png.getvalue()

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from medfinder.config import build_settings
 from medfinder.errors import ConfigError, DatasetError
 from medfinder.records import Case, Doubt, Dropped, Finding
-from medfinder.volume import Grid
+from medfinder.volume import Grid, Volume
 
 KIND = "medfinder dataset"
 FORMAT = 2
@@ -226,6 +226,21 @@ class Dataset:
         if split not in ("train", "val", "test", "all"):
             raise ConfigError(f"unknown split {split!r}; known: train, val, test, all")
         return tuple(case for case in self.cases if split in (case.split, "all"))
+
+    def view(self, case: Case) -> Volume:
+        """Map what people look at of a case: its finer copy, or else its standardised volume.
+
+        Raises:
+            DatasetError: its file is gone or damaged.
+        """
+        path = view_beside(self.path / case.volume)
+        if path == self.path / case.volume:
+            return Volume(self.volume(case), np.diag([*self.grid.spacing_mm, 1.0]))
+        try:
+            image: Any = nib.load(path, mmap="r")
+            return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine, np.float64))
+        except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
+            raise DatasetError(f"the view of case {case.case_id} is damaged; delete it, or curate again") from error
 
     def volume(self, case: Case) -> npt.NDArray[Any]:
         """Map a case's standardised volume from disk: HU (x, y, z), RAS+, on the dataset's grid and of its type.
