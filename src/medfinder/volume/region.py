@@ -188,7 +188,7 @@ def _find_body(hu: Array) -> Mask:
     pieces, count = ndimage.label(opened)
     if not count:
         return tissue
-    return np.asarray(pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:])))
+    return np.asarray(pieces == int(np.argmax(np.bincount(pieces[opened]))))
 
 
 def _find_lungs(hu: Array, body: Mask) -> Mask:
@@ -198,23 +198,29 @@ def _find_lungs(hu: Array, body: Mask) -> Mask:
 
 def _open(mask: Mask) -> Mask:
     """Remove what is thinner than three voxels along any axis: erode, then dilate, by the six neighbours."""
-    return _spread(erode(mask), outside=False)
+    return _dilate(erode(mask))
+
+
+# Shifted views; several times faster than scipy's general binary morphology.
 
 
 def erode(mask: Mask) -> Mask:
     """Take away what touches, by one of the six sides, a voxel outside the mask or the end of the volume."""
-    return ~_spread(~mask, outside=True)
+    left = mask.copy()
+    for axis in range(3):
+        before, after = np.moveaxis(mask, axis, 0), np.moveaxis(left, axis, 0)
+        after[1:] &= before[:-1]
+        after[:-1] &= before[1:]
+        after[0] = after[-1] = False
+    return left
 
 
-def _spread(mask: Mask, *, outside: bool) -> Mask:
-    # Shifted views; several times faster than scipy's general binary morphology.
-    framed = np.pad(mask, 1, constant_values=outside)
+def _dilate(mask: Mask) -> Mask:
     spread = mask.copy()
     for axis in range(3):
-        for start in (0, 2):
-            window = [slice(1, -1)] * 3
-            window[axis] = slice(start, start + mask.shape[axis])
-            spread |= framed[tuple(window)]
+        before, after = np.moveaxis(mask, axis, 0), np.moveaxis(spread, axis, 0)
+        after[1:] |= before[:-1]
+        after[:-1] |= before[1:]
     return spread
 
 
@@ -222,8 +228,12 @@ def _is_within(body: Mask) -> Mask:
     """Voxels with body on at least three of the four sides in their axial slice."""
     sides = np.zeros(body.shape, np.uint8)
     for axis in (0, 1):
-        sides += np.maximum.accumulate(body, axis=axis)
-        sides += np.flip(np.maximum.accumulate(np.flip(body, axis), axis=axis), axis)
+        for step in (1, -1):
+            planes, counts = (np.moveaxis(array, axis, 0)[::step] for array in (body.view(np.uint8), sides))
+            seen = np.zeros_like(planes[0])
+            for plane, count in zip(planes, counts, strict=True):
+                seen |= plane
+                count += seen
     return sides >= 3
 
 

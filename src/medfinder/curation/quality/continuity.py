@@ -27,6 +27,7 @@ _CLIP_HU = (-1000, 300)
 _BLOCK_MM = (1.5, 6.0)
 _BAND_MM = 24.0
 _MANY_ROWS = 160
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def measure_continuity(volume: Volume) -> Continuity:
     """Compare each slice with the next on averages of small blocks, in which little noise is left."""
     stack, spacing_mm, axis = _as_stored(volume)
     blocks = _average_blocks(stack, spacing_mm)
-    is_blank = np.asarray([one.min() == one.max() for one in blocks])
+    is_blank = blocks.min(axis=(1, 2)) == blocks.max(axis=(1, 2))
     pairs = ~(is_blank[1:] | is_blank[:-1])
     steps = np.abs(np.diff(blocks, axis=0)).mean(axis=(1, 2))
     usual = float(np.median(steps[pairs])) if pairs.any() else 0.0
@@ -84,20 +85,31 @@ def _as_stored(volume: Volume) -> tuple[Array, tuple[float, float], int]:
 
 def _average_blocks(stack: Array, spacing_mm: tuple[float, float]) -> Float32:
     """Average blocks of about 1.5 x 6 mm; of large slices only a band every 24 mm, which is cheap to fetch."""
-    slices, rows, columns = stack.shape
+    rows, columns = stack.shape[1:]
     high = min(rows, max(1, round(_BLOCK_MM[0] / spacing_mm[0])))
     wide = min(columns, max(1, round(_BLOCK_MM[1] / spacing_mm[1])))
     step = max(high, round(_BAND_MM / spacing_mm[0])) if rows > _MANY_ROWS else high
-    across = columns // wide
-    # Rows first, in the volume's own type: no voxel is so small that clipped values would not fit in 16 bits.
-    bands = np.zeros((slices, len(range(0, rows - high + 1, step)), across * wide), stack.dtype)
-    for row in range(high):
-        bands += np.clip(stack[:, row : rows - high + 1 + row : step, : across * wide], *_CLIP_HU)
-    blocks = np.zeros((*bands.shape[:2], across), np.float32)
-    for column in range(wide):
-        blocks += bands[:, :, column::wide]
+    blocks = np.zeros((len(stack), len(range(0, rows - high + 1, step)), columns // wide), np.float32)
+    # A few slices at once, so that what is made of them stays in the processor's cache.
+    for first in range(0, len(stack), _AT_ONCE):
+        few = slice(first, first + _AT_ONCE)
+        _add_up(stack[few], blocks[few], high=high, wide=wide, step=step)
     blocks /= high * wide
     return blocks
+
+
+def _add_up(slices: Array, blocks: Float32, *, high: int, wide: int, step: int) -> None:
+    """Add the voxels of each block up, in place."""
+    rows = np.add.outer(np.arange(blocks.shape[1]) * step, np.arange(high)).ravel()
+    kept = slices[:, rows]
+    np.clip(kept, *_CLIP_HU, out=kept)
+    # Rows first, in the volume's own type: no voxel is so small that clipped values would not fit in 16 bits.
+    bands = kept[:, ::high].copy()
+    for row in range(1, high):
+        bands += kept[:, row::high]
+    columns = blocks.shape[2] * wide
+    for column in range(wide):
+        blocks += bands[:, :, column:columns:wide]
 
 
 def _find_jump(steps: npt.NDArray[np.floating]) -> tuple[float, int]:
