@@ -335,6 +335,7 @@ def test_kill_9_loses_nothing_acknowledged(
         os.kill(adder.pid, signal.SIGKILL)
         acknowledged += [int(line) for line in adder.stdout]
     with SearchIndex.open(path) as index:
+        assert index.facet("sex") == index._engine.facet("sex", None)
         there = set(index.digests())
         expected = {f"{number}-{part}" for number in acknowledged for part in (1, 2)}
         assert expected <= there

@@ -136,8 +136,7 @@ class Found:
     @classmethod
     def of(cls, hits: Sequence[Any]) -> Self:
         """Gather what has an ``id`` and a ``score``."""
-        ids, scores = (hit.id for hit in hits), (hit.score for hit in hits)
-        return cls(np.fromiter(ids, np.uint64, len(hits)), np.fromiter(scores, np.float64, len(hits)))
+        return cls(np.array([hit.id for hit in hits], np.uint64), np.array([hit.score for hit in hits], np.float64))
 
     def only(self, which: np.ndarray | slice) -> "Found":
         """Keep some."""

@@ -486,12 +486,12 @@ class SearchIndex:
         stamp, cases = self._engine.stamp(), len(self)
         columns = Columns() if cases == 0 else Columns.load(self.path / "columns", stamp)
         if columns is not None and len(columns) == cases:
-            self._columns, self._saved = columns, stamp if cases else ""
+            self._columns, self._saved = columns, stamp
 
     def _save_columns(self) -> None:
         """Keep the columns on the disk if they have changed; without them the next one to open the index makes them."""
         stamp = self._engine.stamp()
-        if self._columns is not None and not self._engine.is_shared and stamp != self._saved:
+        if self._columns and not self._engine.is_shared and stamp != self._saved:
             with contextlib.suppress(OSError):
                 self._columns.save(self.path / "columns", stamp)
                 self._saved = stamp
