@@ -57,7 +57,7 @@ _MAX_COUNTED = 500
 
 # Where so few cases pass a condition, the engine is told which; where so large a share does, it is asked without the
 # condition for as many more, which costs less than to try it on each vector. By measurement (docs/index.md).
-_FEW, _MOST = 1_000, 0.5
+_FEW, _MOST = 1_000, 0.4
 
 # For how long what is remembered is believed where other processes may change the index: ours, about a page's reading.
 _BELIEVED_S = 60.0
@@ -737,13 +737,12 @@ def _from_payload(payload: Mapping[str, Any], index: Path) -> IndexedCase:
     values["is_synthetic"] = payload["is_synthetic"] == flag(True)
     values["shape"] = tuple(payload["shape"])
     case = Case(**values)
-    roots = (_resolved(Path(payload["volumes_root"])), _resolved(index / payload["volumes_root_relative"]))
-    volumes = (root / case.volume for root in roots)
-    volume = next((path for path in volumes if path.is_file()), None)
+    roots = _resolved(payload["volumes_root"], payload["volumes_root_relative"], index)
+    volume = next((path for path in (root / case.volume for root in roots) if path.is_file()), None)
     return IndexedCase(case, volume, tuple(payload["negated"]))
 
 
 @lru_cache(maxsize=1_000)
-def _resolved(root: Path) -> Path:
-    """Resolve a folder once: it takes longer than all else that is done to a case, and there are few of them."""
-    return root.resolve()
+def _resolved(root: str, relative: str, index: Path) -> tuple[Path, Path]:
+    """Resolve folders once: it takes longer than all else that is done to a case, and there are few of them."""
+    return Path(root).resolve(), (index / relative).resolve()
