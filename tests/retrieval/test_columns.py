@@ -74,7 +74,7 @@ def test_columns_follow_every_change(seed: int, tmp_path: Path, monkeypatch: pyt
             columns.put(payloads)
             truth |= {one["case_id"]: one for one in payloads}
         else:
-            columns.remove(points_of(dict.fromkeys(some)))
+            columns.remove(points_of(some))
             truth = {name: one for name, one in truth.items() if name not in some}
         _agrees(columns, truth, every)
         if step % 10 == 9:

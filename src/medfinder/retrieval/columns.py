@@ -107,6 +107,7 @@ class Columns:
 
     def remove(self, points: np.ndarray) -> None:
         """Forget cases; what is not there is passed over."""
+        points = np.unique(points)
         with self._lock:
             self._kept.clear()
             for place, point in zip(self._find(points).tolist(), points.tolist(), strict=True):
