@@ -32,9 +32,10 @@ from medfinder.curation.dataset import Dataset
 from medfinder.curation.keywords import KEYWORDS, extract_findings
 from medfinder.models.checkpoint import load_model
 from medfinder.records import Case, Query
+from medfinder.retrieval.columns import points_of
 from medfinder.retrieval.fusion import Tables, fuse, load_calibration
 from medfinder.retrieval.index import SearchIndex
-from medfinder.retrieval.search import Searcher, _agreement
+from medfinder.retrieval.search import Searcher
 
 _GRID = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 _PARTS = ("image", "report", "affirmed", "denied")
@@ -115,6 +116,7 @@ class Ranking:
     """What a question's parts gave, and what each case is worth."""
 
     tables: Tables
+    case_ids: Mapping[int, str]
     agreement: Mapping[str, float]
     gains: Mapping[str, float]
     ideal: Sequence[float]
@@ -123,8 +125,9 @@ class Ranking:
     def ndcg(self, weights: Mapping[str, float]) -> float:
         """Fuse by some weights and score the first ten, ties by case id."""
         fused = fuse(self.tables, weights, depth=self.depth)  # type: ignore[arg-type]  # names of spaces
-        scores = [score * self.agreement.get(one, 1.0) for one, score in zip(fused.case_ids, fused.scores, strict=True)]
-        order = sorted(zip([-round(score, 6) for score in scores], fused.case_ids, strict=True))[:10]
+        case_ids = [self.case_ids[point] for point in fused.points.tolist()]
+        scores = [score * self.agreement.get(one, 1.0) for one, score in zip(case_ids, fused.scores, strict=True)]
+        order = sorted(zip([-round(score, 6) for score in scores], case_ids, strict=True))[:10]
         return dcg([self.gains[case_id] for _, case_id in order]) / dcg(self.ideal)
 
 
@@ -134,13 +137,16 @@ def dcg(gains: Sequence[float]) -> float:
 
 def rankings(archive: Archive) -> list[Ranking]:
     searcher, found = archive.searcher, []
+    points = points_of(archive.truth)
+    case_ids = dict(zip(points.tolist(), archive.truth, strict=True))
     for question in archive.questions():
         asked = searcher._reader.read(Query(text=question.text))
         tables = searcher._tables(asked, asked.possible, 500)
-        known = searcher.index.statements(list(archive.truth))
-        agreement = _agreement(known, asked.words) if asked.words.present or asked.words.negated else {}
+        agreement: dict[str, float] = {}
+        if asked.words.present or asked.words.negated:
+            agreement = dict(zip(archive.truth, searcher._agreement(points, asked.words).tolist(), strict=True))
         gains = {case_id: question.gain(findings) for case_id, findings in archive.truth.items()}
-        found.append(Ranking(tables, agreement, gains, sorted(gains.values(), reverse=True), 500))
+        found.append(Ranking(tables, case_ids, agreement, gains, sorted(gains.values(), reverse=True), 500))
     return found
 
 

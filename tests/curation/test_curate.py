@@ -337,16 +337,16 @@ def test_each_bad_volume_is_a_row_with_its_reason_and_the_good_one_a_case(
 def test_a_fault_that_no_reader_names_is_a_row_too(
     tmp_path: Path, make_phantoms: MakePhantoms, settings: CurationSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = study_module.read_and_standardise
+    real = study_module.open_slabs
 
-    def trip(path: Path, *grid: Any, **options: Any) -> Any:
+    def trip(path: Path, **options: Any) -> Any:
         if "s1_" in path.name:
             raise ZeroDivisionError("Perez Juan")
         if "s2_" in path.name:
             raise MemoryError
-        return real(path, *grid, **options)
+        return real(path, **options)
 
-    monkeypatch.setattr(study_module, "read_and_standardise", trip)
+    monkeypatch.setattr(study_module, "open_slabs", trip)
     curate(make_phantoms(tmp_path / "phantoms", studies=3), tmp_path / "out", settings)
     dropped = Dataset.open(tmp_path / "out").dropped
     assert [row.reason for row in dropped] == ["unreadable", "out of memory"]

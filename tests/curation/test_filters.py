@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medfinder.curation.quality import find_missing_voxels, find_small_dimension, missing_share
+from medfinder.curation.quality import Glance, find_missing_voxels, find_small_dimension
 from medfinder.curation.report import choose_text, count_words, find_report_fault, guess_language, plain_text, tidy
 from medfinder.records import Study
 from medfinder.volume import Volume, body_region, read_volume
@@ -39,22 +39,22 @@ def test_exactly_thirty_percent_missing_pass_and_one_plane_more_does_not(
 ) -> None:
     turned = np.moveaxis(noise, axis, 0)
     turned[:planes] = 0
-    assert missing_share(volume_of(noise)) == 0.3
-    assert find_missing_voxels(missing_share(volume_of(noise)), limit=0.30) is None
+    assert Glance.of(volume_of(noise)).missing_share == 0.3
+    assert find_missing_voxels(Glance.of(volume_of(noise)).missing_share, limit=0.30) is None
     turned[planes] = -1024
-    fault = find_missing_voxels(missing_share(volume_of(noise)), limit=0.30)
+    fault = find_missing_voxels(Glance.of(volume_of(noise)).missing_share, limit=0.30)
     assert fault is not None
     assert fault[0] == "missing voxels"
 
 
 def test_a_padded_border_counts_once_where_its_sides_meet(noise: np.ndarray) -> None:
     noise[:5], noise[:, :10] = -1024, -1024
-    assert missing_share(volume_of(noise)) == 0.75
+    assert Glance.of(volume_of(noise)).missing_share == 0.75
 
 
 def test_nothing_is_missing_from_noise_and_all_from_a_blank_volume(noise: np.ndarray) -> None:
-    assert missing_share(volume_of(noise)) == 0
-    assert missing_share(volume_of(np.zeros_like(noise))) == 1
+    assert Glance.of(volume_of(noise)).missing_share == 0
+    assert Glance.of(volume_of(np.zeros_like(noise))).missing_share == 1
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -62,22 +62,22 @@ def test_a_plane_with_a_single_voxel_that_differs_was_measured(axis: int) -> Non
     hu = np.random.default_rng(0).integers(-1000, 1000, (40, 40, 40)).astype(np.int16)
     planes = np.moveaxis(hu, axis, 0)
     planes[7], planes[20] = -1024, -1024
-    assert missing_share(volume_of(hu)) == 2 / 40
+    assert Glance.of(volume_of(hu)).missing_share == 2 / 40
     planes[20, 3, 39] = 0
-    assert missing_share(volume_of(hu)) == 1 / 40
+    assert Glance.of(volume_of(hu)).missing_share == 1 / 40
 
 
 def test_a_round_field_of_view_is_not_missing(noise: np.ndarray) -> None:
     x, y = np.indices(noise.shape[:2])
     noise[(x - 4.5) ** 2 / 25 + (y - 9.5) ** 2 / 100 > 1] = -1024
-    assert missing_share(volume_of(noise)) == 0
+    assert Glance.of(volume_of(noise)).missing_share == 0
 
 
 def test_padding_that_the_reader_turned_into_air_is_missing(tmp_path: Path, noise: np.ndarray) -> None:
     scattered = np.random.default_rng(1).permutation(noise.size) < 0.4 * noise.size
     noise[scattered.reshape(noise.shape)] = -3024
     nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "ct.nii")
-    assert missing_share(read_volume(tmp_path / "ct.nii")) == pytest.approx(0.4, abs=0.005)
+    assert Glance.of(read_volume(tmp_path / "ct.nii")).missing_share == pytest.approx(0.4, abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_english_is_searched_where_there_is_any_and_spanish_is_kept(
 
 
 def test_the_shipped_samples_hold_no_missing_planes_that_would_drop_them(samples: Path) -> None:
-    shares = [missing_share(read_volume(path)) for path in samples.glob("*.nii.gz")]
+    shares = [Glance.of(read_volume(path)).missing_share for path in samples.glob("*.nii.gz")]
     assert len(shares) >= 6
     assert max(shares) < 0.3
 

@@ -1,18 +1,22 @@
 """Faults put into real CTs by hand are found, and what is right is left alone."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
-from medfinder.curation.quality import Quality, QualitySettings, assess
+from medfinder.curation.quality import Glance, Quality, QualitySettings, assess, judge_glance
 from medfinder.curation.quality.continuity import measure_continuity
 from medfinder.curation.quality.grain import measure_grain
+from medfinder.curation.quality.scale import Scale
 from medfinder.curation.quality.survey import list_series, survey
 from medfinder.errors import ConfigError
 from medfinder.records import SeriesTags
-from medfinder.volume import Volume, read_volume
+from medfinder.volume import Grid, Volume, open_slabs, read_volume, standardise_and_coarsen
 from medfinder.volume.region import find_anatomy
 
 ANY_SIZE = QualitySettings(min_dimension=0)
@@ -65,6 +69,37 @@ def test_a_whole_chest_scores_high_and_raises_no_doubt_at_all(chests: dict[str, 
     assert found.score > 0.9
 
 
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "RAI", "SAR", "PIR"])
+def test_a_glance_at_a_file_judges_as_the_whole_volume_does_whatever_its_axes(
+    chest: Volume, tmp_path: Path, axes: str
+) -> None:
+    hu = chest.hu.copy(order="F")
+    hu[:7], hu[:, :, 40] = -1024, hu[:, :, 39]
+    image = nib.Nifti1Image(hu, chest.affine)
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
+    nib.save(image.as_reoriented(turn), tmp_path / "ct.nii")
+    source = open_slabs(tmp_path / "ct.nii")
+    glance, expected = Glance(source), assess(read_volume(tmp_path / "ct.nii"), ANY_SIZE)
+    _, find = standardise_and_coarsen(replace(source, slabs=glance.watch(source.slabs)), Grid())
+    found = judge_glance(glance, find, ANY_SIZE)
+    assert isinstance(found, Quality)
+    assert found.figures == pytest.approx(expected.figures, rel=1e-9)
+    assert (found.fault, found.doubts, found.region) == (None, expected.doubts, expected.region)
+    assert found.figures["missing_share"] == pytest.approx(7 / chest.shape[0])
+    # What lies at the same place of the patient is looked at, however the file holds it.
+    upright = Glance.of(changed(chest, hu))
+    np.testing.assert_array_equal(np.sort(glance.sample), np.sort(upright.sample))
+    np.testing.assert_array_equal(glance.axial.hu, upright.axial.hu)
+    np.testing.assert_allclose(glance.axial.affine, upright.axial.affine, atol=1e-4)
+
+
+def test_a_glance_that_finds_an_intercept_forgotten_asks_for_the_whole_volume(chest: Volume) -> None:
+    forgotten = Glance.of(changed(chest, chest.hu + np.int16(1024)))
+    found = judge_glance(forgotten, partial(find_anatomy, chest), ANY_SIZE)
+    assert isinstance(found, Scale)
+    assert found.forgotten == -1024
+
+
 @pytest.mark.parametrize("axis", FLIPS)
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_flip_along_any_axis_is_found_and_named(chests: dict[str, Volume], name: str, axis: int) -> None:
@@ -94,7 +129,7 @@ def test_slices_lost_in_the_middle_are_found_where_they_were(
     middle = whole.shape[2] // 2
     cut = changed(whole, np.delete(whole.hu, range(middle, middle + lost_mm // 3), axis=2))
     assert "slices do not follow" in held(assess(cut, ANY_SIZE))
-    assert measure_continuity(cut).jump_at == middle - 1
+    assert measure_continuity(Glance.of(cut).blocks).jump_at == middle - 1
 
 
 def test_what_lies_between_slices_is_found_in_fine_pixels_too(chest: Volume) -> None:
@@ -104,7 +139,7 @@ def test_what_lies_between_slices_is_found_in_fine_pixels_too(chest: Volume) -> 
     fine = Volume(
         np.asarray(hu.repeat(4, axis=0).repeat(4, axis=1), order="F"), chest.affine @ np.diag([0.25, 0.25, 1, 1])
     )
-    found = measure_continuity(fine)
+    found = measure_continuity(Glance.of(fine).blocks)
     assert (found.jump_at, found.copies) == (middle - 1, 1)
     assert found.jump > 1.9
 
@@ -114,9 +149,8 @@ def test_continuity_is_the_same_for_whole_numbers_of_either_type(spacing_mm: flo
     # The finest pixels there are: thirty rows of -1000 HU are added up before anything is divided.
     hu = np.random.default_rng(0).choice([-1100, -1000, 400], (250, 70, 9), p=[0.9, 0.05, 0.05]).astype(np.int16)
     affine = np.diag([spacing_mm, spacing_mm, 1.0, 1])
-    whole, fractional = (
-        measure_continuity(Volume(np.asarray(hu, kind, order="F"), affine)) for kind in (np.int16, np.float32)
-    )
+    volumes = (Volume(np.asarray(hu, kind, order="F"), affine) for kind in (np.int16, np.float32))
+    whole, fractional = (measure_continuity(Glance.of(one).blocks) for one in volumes)
     assert whole == fractional
     assert whole.blank == whole.copies == 0
 
@@ -125,7 +159,7 @@ def test_slices_lost_are_found_in_a_stack_that_runs_downwards(chest: Volume) -> 
     middle = chest.shape[2] // 2
     upwards = np.delete(chest.hu, range(middle, middle + 5), axis=2)
     downwards = np.asarray(upwards[:, :, ::-1], order="F")[:, :, ::-1]
-    assert measure_continuity(changed(chest, downwards)).jump_at == middle - 1
+    assert measure_continuity(Glance.of(changed(chest, downwards)).blocks).jump_at == middle - 1
 
 
 def test_repeated_slices_are_counted_and_many_of_them_held(chest: Volume) -> None:
@@ -245,7 +279,7 @@ def test_a_patient_who_moves_from_slice_to_slice_is_seen(chest: Volume) -> None:
     hu = chest.hu.copy(order="F")
     for z in range(hu.shape[2]):
         hu[:, :, z] = np.roll(hu[:, :, z], rng.integers(-4, 5, 2), (0, 1))
-    still, moving = measure_continuity(chest).motion, measure_continuity(changed(chest, hu)).motion
+    still, moving = (measure_continuity(Glance.of(one).blocks).motion for one in (chest, changed(chest, hu)))
     assert still < 0.65
     assert moving > 0.85
     assert assess(changed(chest, hu), ANY_SIZE).score < assess(chest, ANY_SIZE).score

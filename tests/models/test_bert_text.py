@@ -140,6 +140,7 @@ def drop_a_weight(folder: Path) -> None:
         (drop_a_weight, r"do not fit config\.json: missing encoder\.layer\.1\.attention.*; unknown extra"),
         (lambda folder: change_config(folder, num_hidden_layers=3), r"missing encoder\.layer\.2"),
         (lambda folder: change_config(folder, intermediate_size=8), r"is \(24, 16\), expected \(8, 16\)"),
+        (lambda folder: change_config(folder, hidden_act="relu"), "hidden_act 'relu'; expected 'gelu'"),
         (lambda folder: change_config(folder, model_type="roberta"), "'roberta', expected 'bert'"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is not JSON"),
         (lambda folder: (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n"), "has 5 tokens, the weights 20"),
@@ -222,9 +223,13 @@ def test_building_and_using_a_bert_leaves_the_random_numbers_alone(folder: Path)
 
 
 def test_every_text_encoder_is_frozen(encoder: TextEncoder) -> None:
-    held = encoder._model if isinstance(encoder, BertText) else encoder._tower._model
-    assert not held.training
-    assert not any(weight.requires_grad for weight in held.parameters())
+    if isinstance(encoder, BertText):
+        weights = [one for layer in encoder._read._layers for pair in vars(layer).values() for one in pair]
+    else:
+        assert not encoder._tower._model.training
+        weights = list(encoder._tower._model.parameters())
+    assert weights
+    assert not any(weight.requires_grad for weight in weights)
 
 
 def test_the_pooled_vectors_of_minilm_have_unit_length_and_are_the_mean_of_its_tokens(tmp_path: Path) -> None:

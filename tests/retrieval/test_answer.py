@@ -70,7 +70,7 @@ def test_quoted_words_must_stand_in_the_report_and_not_only_be_denied(searcher: 
 @pytest.mark.usefixtures("four")
 def test_slips_in_free_text_are_mended_and_told(searcher: Searcher) -> None:
     assert {hit.case_id for hit in searcher.search(Query(text="plurel efusion", k=2))} == {"e", "em"}
-    assert "'cardeomegally' was read as cardiomegaly" in searcher.answer(Query(text="cardeomegally")).notes
+    assert "'pnuemothorx' was read as pneumothorax" in searcher.answer(Query(text="pnuemothorx")).notes
 
 
 # ---- cases and feedback ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from medfinder.errors import ConfigError
 from medfinder.records import Case, Finding
+from medfinder.retrieval.columns import points_of
 from medfinder.retrieval.filters import (
     AllOf,
     AnyOf,
@@ -117,7 +118,7 @@ def test_mentions_looks_everywhere() -> None:
     assert not mentions(condition, "source")
 
 
-# ---- the engine agrees with plain Python -----------------------------------------------------------------------------
+# ---- engine and columns agree with plain Python ----------------------------------------------------------------------
 
 # An expression as (text, what it means); what it means is written here, apart from the code under test.
 Meaning = tuple[str, Callable[[Case], bool]]
@@ -237,10 +238,14 @@ def filled(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(meaning=EXPRESSIONS)
-def test_the_engine_finds_what_plain_python_finds(meaning: Meaning, filled: SearchIndex, cases: list[Case]) -> None:
+def test_engine_and_columns_find_what_plain_python_finds(
+    meaning: Meaning, filled: SearchIndex, cases: list[Case]
+) -> None:
     expression, holds = meaning
     expected = {case.case_id for case in cases if holds(case)}
     query = np.ones(4, np.float32)
     found = filled.nearest("image", query, limit=len(cases), where=parse_filter(expression))
     assert {case_id for case_id, _ in found} == expected
     assert filled.count(parse_filter(expression)) == len(expected)
+    found_by_engine = filled._engine.nearest("image", query, limit=100, where=parse_filter(expression), among=None)
+    assert set(found_by_engine.points.tolist()) == set(points_of(expected).tolist())

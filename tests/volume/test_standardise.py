@@ -14,11 +14,11 @@ from scipy import ndimage
 from medfinder.errors import ConfigError
 from medfinder.volume import (
     Grid,
-    Room,
     Volume,
-    read_and_standardise,
+    open_slabs,
     read_volume,
     standardise,
+    standardise_and_coarsen,
     standardise_file,
     view_of,
     write_nifti,
@@ -47,14 +47,10 @@ def test_streaming_a_real_file_equals_reading_it_whole(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", REAL[:3], ids=lambda path: path.name)
-def test_reading_and_resampling_at_once_gives_what_one_after_the_other_gives(path: Path, tmp_path: Path) -> None:
-    volume, put_on_grid, _ = read_and_standardise(path, Grid())
-    expected = read_volume(path)
-    np.testing.assert_array_equal(volume.hu, expected.hu)
-    assert volume.hu.strides == expected.hu.strides
-    assert (volume.notes, volume.padding_share) == (expected.notes, expected.padding_share)
+def test_standardising_while_the_anatomy_is_prepared_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    put_on_grid, _ = standardise_and_coarsen(open_slabs(path), Grid())
     write_nifti(put_on_grid(), tmp_path / "at once.nii")
-    write_nifti(standardise(expected, Grid()), tmp_path / "after.nii")
+    write_nifti(standardise(read_volume(path), Grid()), tmp_path / "after.nii")
     assert (tmp_path / "at once.nii").read_bytes() == (tmp_path / "after.nii").read_bytes()
 
 
@@ -67,35 +63,12 @@ def test_anatomy_found_on_the_way_is_that_of_the_volume_to_the_bit(
     image = nib.Nifti1Image(make_volume((42, 38, 36)).hu, np.diag([*spacing_mm, 1.0]))
     turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
     nib.save(image.as_reoriented(turn), tmp_path / "ct.nii")
-    volume, _, find = read_and_standardise(tmp_path / "ct.nii", Grid(window_hu=window))
-    found, expected = find(), find_anatomy(volume)
-    for name in ("hu", "body", "lungs", "affine"):
+    _, find = standardise_and_coarsen(open_slabs(tmp_path / "ct.nii"), Grid(window_hu=window))
+    found, expected = find(), find_anatomy(read_volume(tmp_path / "ct.nii"))
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-9)
+    for name in ("hu", "body", "lungs"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     assert found.voxel_ml == expected.voxel_ml
-
-
-def test_one_room_holds_volumes_of_any_size_and_type_one_after_the_other(tmp_path: Path) -> None:
-    rng, room, grid = np.random.default_rng(0), Room(), Grid(spacing_mm=(20.0, 20.0, 20.0), shape=(8, 8, 8))
-    held = []
-    for number, (size, kind) in enumerate([(12, np.int16), (8, np.float32), (7, np.int16), (20, np.int16)]):
-        path = tmp_path / f"{number}.nii"
-        nib.save(nib.Nifti1Image(rng.normal(0, 100, (size, size, 9)).astype(kind), np.diag([12.0, 12, 12, 1])), path)
-        volume, put_on_grid, _ = read_and_standardise(path, grid, room=room)
-        expected = read_volume(path)
-        assert volume.hu.dtype == expected.hu.dtype
-        np.testing.assert_array_equal(volume.hu, expected.hu)
-        np.testing.assert_array_equal(put_on_grid().hu, standardise(expected, grid).hu)
-        held.append(volume.hu)
-    assert np.shares_memory(held[0], held[2])
-    assert not np.shares_memory(held[2], held[3]), "what does not fit gets memory of its own"
-
-
-def test_a_room_keeps_no_volume_of_an_unusual_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medfinder.volume.read.MAX_ROOM_BYTES", 1000)
-    room = Room()
-    usual, huge = room.take((10, 10, 5), np.int16), room.take((10, 10, 6), np.int16)
-    assert not np.shares_memory(usual, huge)
-    assert np.shares_memory(usual, room.take((5, 5), np.float32))
 
 
 ORIENTATIONS = list(product(permutations(range(3)), product([1, -1], repeat=3)))

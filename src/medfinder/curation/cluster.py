@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medfinder.curation.notes import Notes
-from medfinder.curation.pool import curate_in_worker, note_ended
+from medfinder.curation.pool import curate_one, note_ended
 from medfinder.curation.study import CurationSettings, Job
 from medfinder.errors import ConfigError, MissingExtraError
 
@@ -75,7 +75,7 @@ def _curate_if_seen(job: Job, shared: tuple[Path, CurationSettings, Notes]) -> N
     out, settings, notes = shared
     if not notes.place.is_dir():
         raise ConfigError(f"a machine of the cluster cannot see {out}; use a folder that all of them share")
-    curate_in_worker(job, out, settings, notes)
+    curate_one(job, out, settings, notes)
 
 
 def _land(ray: Any, flying: dict[Any, Job], notes: Notes, tell: Callable[[], None]) -> None:

@@ -7,14 +7,12 @@ In: studies, and where their outcomes are noted. Out: a note for each. Refused: 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
 from pathlib import Path
 
 from medfinder.curation.notes import Notes
 from medfinder.curation.study import CuratedStudy, CurationSettings, Job, curate_study
 from medfinder.records import Dropped
 from medfinder.sources.pacs import forget
-from medfinder.volume import Room
 from medfinder.workers import open_pool
 
 # Called with the number of studies done and of all.
@@ -50,9 +48,8 @@ def curate_all(
         tell: called once a study is done.
     """
     if workers <= 1:
-        room = Room()
         for job in todo:
-            curate_one(job, out, settings, notes, room)
+            curate_one(job, out, settings, notes)
             tell()
         return
     left = list(todo)
@@ -65,20 +62,10 @@ def curate_all(
         left = [job for job in left if not notes.has(job.study)]
 
 
-def curate_one(job: Job, out: Path, settings: CurationSettings, notes: Notes, room: Room | None = None) -> None:
+def curate_one(job: Job, out: Path, settings: CurationSettings, notes: Notes) -> None:
     """Curate one study and note what became of it; only then is what was fetched for it forgotten."""
-    notes.write(job.study, curate_study(job, out, settings, room))
+    notes.write(job.study, curate_study(job, out, settings))
     clear_cache(job)
-
-
-def curate_in_worker(job: Job, out: Path, settings: CurationSettings, notes: Notes) -> None:
-    """Curate one study in a process that does nothing else."""
-    curate_one(job, out, settings, notes, _worker_room())
-
-
-@cache
-def _worker_room() -> Room:
-    return Room()
 
 
 def clear_cache(job: Job) -> None:
@@ -107,7 +94,7 @@ def _run_pool(
     with open_pool(workers) as pool:
         try:
             for job in jobs:
-                flying[pool.submit(curate_in_worker, job, out, settings, notes)] = job
+                flying[pool.submit(curate_one, job, out, settings, notes)] = job
                 # A window of two studies a worker keeps memory flat and the workers busy.
                 while len(flying) >= 2 * workers:
                     _land(flying, tell)

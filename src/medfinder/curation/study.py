@@ -8,13 +8,14 @@ reason. Nothing about other studies is known here, so neither order nor the numb
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from medfinder.curation.dataset import VIEWS, VOLUMES, Figures, SeriesRow
 from medfinder.curation.denoise import DenoiseSettings, denoise
 from medfinder.curation.keywords import extract_findings, map_labels
 from medfinder.curation.pairing import PairingSettings, audit_study
-from medfinder.curation.quality import Fault, Quality, QualitySettings, assess
+from medfinder.curation.quality import Fault, Glance, Quality, QualitySettings, assess, judge_glance
 from medfinder.curation.report import (
     ReportText,
     choose_text,
@@ -30,8 +31,18 @@ from medfinder.curation.translation_audit import audit_translation
 from medfinder.errors import ConfigError, DatasetError, MissingExtraError, VolumeError
 from medfinder.records import Case, Doubt, Dropped, Finding, Series, Study
 from medfinder.sources.pacs import PacsSettings, fetch_series
-from medfinder.volume import Grid, Room, Volume, read_and_standardise, standardise, view_of, write_nifti
-from medfinder.volume.region import Anatomy
+from medfinder.volume import (
+    Grid,
+    Volume,
+    open_slabs,
+    read_ahead,
+    read_volume,
+    standardise,
+    standardise_and_coarsen,
+    view_of,
+    view_on_the_way,
+    write_nifti,
+)
 
 # Sources whose studies hold whatever the scanner and its desk made; in the others somebody has chosen already.
 _RAW_SOURCES = ("dicom", "bimcv", "pacs")
@@ -127,14 +138,13 @@ class CuratedStudy:
     series: tuple[SeriesRow, ...] = ()
 
 
-def curate_study(job: Job, out: Path, settings: CurationSettings, room: Room | None = None) -> CuratedStudy:
+def curate_study(job: Job, out: Path, settings: CurationSettings) -> CuratedStudy:
     """Curate one study: judge its report, choose among its series, judge and standardise them, write the volumes.
 
     Of a server's series those alone are fetched that are looked at.
 
     Args:
         out: dataset folder; its ``volumes`` folder exists.
-        room: memory for one raw volume after the other, for whoever curates many studies.
 
     Raises:
         DatasetError: a volume cannot be written (no space, no permission), or the server is gone: no other study could
@@ -153,7 +163,7 @@ def curate_study(job: Job, out: Path, settings: CurationSettings, room: Room | N
     if not study.series:
         detail = "the study has no series, expected at least one"
         return CuratedStudy(study.study_id, dropped=(_drop(study, "", "read", "no series", detail),))
-    reading = _Reading(job, settings, room or Room())
+    reading = _Reading(job, settings)
     candidates = _choose(study, settings, reading)
     cases = [_keep(study, one.series, told, reading.judged[one.series.series_id], out) for one in _chosen(candidates)]
     rows = tuple(
@@ -274,6 +284,17 @@ class _Judged:
     view: Volume | None
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A raw volume that was read and judged, and what gives it standardised, and as people look at it."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    quality: Quality
+    put_on_grid: Callable[[], Volume]
+    view: Callable[[], Volume] | None
+
+
 class _Reading:
     """Reads the series of one study as selection asks for them, and keeps what it may take.
 
@@ -282,10 +303,17 @@ class _Reading:
         refused: stage, reason and detail of what did not.
     """
 
-    def __init__(self, job: Job, settings: CurationSettings, room: Room) -> None:
-        self.study, self.server, self.settings, self.room = job.study, job.server, settings, room
+    def __init__(self, job: Job, settings: CurationSettings) -> None:
+        self.study, self.server, self.settings = job.study, job.server, settings
+        self.limits = settings.quality
+        if self._is_judged:
+            self.limits = replace(self.limits, min_dimension=0, min_dimension_synthetic=0, max_missing_share=1.0)
         self.judged: dict[str, _Judged] = {}
         self.refused: dict[str, tuple[str, str, str]] = {}
+
+    @property
+    def _is_judged(self) -> bool:
+        return self.study.source == _JUDGED_SOURCE
 
     def look(self, series: Series) -> Look | tuple[str, str]:
         """Read and judge a series; say what it shows, or why it is out."""
@@ -299,16 +327,9 @@ class _Reading:
     def _judge(self, series: Series) -> _Judged | tuple[str, str, str]:
         if self.server is not None and (lost := fetch_series(series, self.server)) is not None:
             return "fetch", *lost
-        grid = self.settings.grid
         try:
-            volume, put_on_grid, find = read_and_standardise(
-                series.path,
-                grid,
-                series_instance_uid=series.series_instance_uid,
-                rescale=series.rescale,
-                room=self.room,
-            )
-            quality = self._assess(volume, series, find)
+            read = self._read(series)
+            quality = replace(read.quality, doubts=()) if self._is_judged else read.quality
             fault = quality.fault or self._refuse_region(quality)
             if fault is not None or quality.anatomy is None:
                 return ("quality", *(fault or ("not judged", "no anatomy was looked for")))
@@ -316,9 +337,7 @@ class _Reading:
             if turned is not None and len(self.study.series) > 1:
                 return "quality", turned.reason, turned.detail
             shown = self._weigh(look_of(quality.region, quality.anatomy), quality.doubts)
-            clean = denoise(quality.volume, self.settings.denoise)
-            standard = put_on_grid() if clean is volume else standardise(clean, grid)
-            view = self._view(clean)
+            standard = read.put_on_grid()
         except VolumeError as error:
             return "read", error.reason, str(error)
         except MemoryError:
@@ -327,21 +346,36 @@ class _Reading:
             detail = f"{type(error).__name__} while reading; the file is damaged in a way that no reader names"
             return "read", "unreadable", detail
         # What is kept of a raw volume are figures: several may have to be looked at.
-        slim = replace(quality, volume=standard, anatomy=None)
-        return _Judged(volume.shape, volume.spacing_mm, slim, shown, standard, view)
+        slim = replace(quality, volume=None, anatomy=None)
+        view = read.view() if read.view is not None else None
+        return _Judged(read.shape, read.spacing_mm, slim, shown, standard, view)
 
-    def _view(self, volume: Volume) -> Volume | None:
+    def _read(self, series: Series) -> _Read:
+        """Judge a series while it is unpacked and put on the grid; hold it whole only where voxels must change."""
+        uid, rescale, is_synthetic = series.series_instance_uid, series.rescale, self.study.is_synthetic
+        grid, cleaning = self.settings.grid, self.settings.denoise
+        if cleaning.method == "none" and not grid.recipe:
+            source = open_slabs(series.path, series_instance_uid=uid, rescale=rescale)
+            glance = Glance(source)
+            watched = replace(source, slabs=glance.watch(read_ahead(source).slabs))
+            view = None
+            if self._shows_more(glance.spacing_mm):
+                watched, view = view_on_the_way(watched, self.settings.view_mm)
+            put_on_grid, find = standardise_and_coarsen(watched, grid)
+            found = judge_glance(glance, find, self.limits, is_synthetic=is_synthetic, tags=series.tags)
+            if isinstance(found, Quality):
+                return _Read(glance.shape, glance.spacing_mm, found, put_on_grid, view)
+        volume = read_volume(series.path, series_instance_uid=uid, rescale=rescale)
+        quality = assess(volume, self.limits, is_synthetic=is_synthetic, tags=series.tags)
+        best = quality.volume or volume
+        # People look at what was measured.
+        view = partial(view_of, best, self.settings.view_mm) if self._shows_more(volume.spacing_mm) else None
+        return _Read(volume.shape, volume.spacing_mm, quality, lambda: standardise(denoise(best, cleaning), grid), view)
+
+    def _shows_more(self, spacing_mm: tuple[float, float, float]) -> bool:
         finest = self.settings.view_mm
-        both = zip(volume.spacing_mm, self.settings.grid.spacing_mm, strict=True)
-        is_finer = any(max(finest, own) < of_grid for own, of_grid in both)
-        return view_of(volume, finest) if finest and is_finer else None
-
-    def _assess(self, volume: Volume, series: Series, find: Callable[[], Anatomy]) -> Quality:
-        settings, study = self.settings.quality, self.study
-        if study.source != _JUDGED_SOURCE:
-            return assess(volume, settings, is_synthetic=study.is_synthetic, tags=series.tags, find=find)
-        settings = replace(settings, min_dimension=0, min_dimension_synthetic=0, max_missing_share=1.0)
-        return replace(assess(volume, settings, is_synthetic=study.is_synthetic, find=find), doubts=())
+        both = zip(spacing_mm, self.settings.grid.spacing_mm, strict=True)
+        return finest > 0 and any(max(finest, own) < of_grid for own, of_grid in both)
 
     def _weigh(self, shown: Look, doubts: tuple[Doubt, ...]) -> Look:
         """Let a doubtful series give way to its neighbour, where there is one."""

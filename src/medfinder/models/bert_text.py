@@ -6,7 +6,7 @@ missing files, missing or misshapen weights, a tokenizer of another model: trans
 weights or an empty vocabulary. Nothing is unpickled but tensors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +84,7 @@ class BertText:
         self.sha256 = sha256_of(weights) if published.sha256 is None else check_sha256(weights, published.sha256)
         _file_of(place, TOKENIZERS, published)
         settings = read_bert_config(_file_of(place, (CONFIG,), published))
-        self._model = _load(settings, weights)
+        self._read = _Forward(settings, _load(settings, weights))
         self._tokenizer = _load_tokenizer(place, published.is_cased, int(settings.vocab_size))
         self.name = published.name
         self.width = self.pooled_width = int(settings.hidden_size)
@@ -130,9 +130,94 @@ class BertText:
     def _states(self, tokens: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor, list[int]]]:
         for chosen, ids in batches_by_length(tokens):
             lengths = [len(tokens[number]) for number in chosen]
-            seen = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long()
+            seen = None
+            if min(lengths) < ids.shape[1]:
+                seen = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None])[:, None, None]
             with torch.inference_mode():
-                yield chosen, self._model(input_ids=ids, attention_mask=seen).last_hidden_state, lengths
+                yield chosen, self._read(ids, seen), lengths
+
+
+class _Forward:
+    """A BERT's way from ids to last hidden states (Devlin et al. 2019), and nothing of what training needs.
+
+    It gives what transformers' model gives, up to rounding. A query is ten tokens, and then the way through the modules
+    and reading matrices across takes as long as the sums: matrices lie the other way round here, and a text takes two
+    thirds of the processor time (benchmarks/README.md).
+    """
+
+    def __init__(self, settings: Any, weights: Mapping[str, Tensor]) -> None:
+        if settings.hidden_act != "gelu":
+            raise CheckpointError(f"a BERT with hidden_act {settings.hidden_act!r}; expected 'gelu'")
+        self._heads = int(settings.num_attention_heads)
+        self._epsilon = float(settings.layer_norm_eps)
+        self._words = weights["embeddings.word_embeddings.weight"]
+        # Every text is a first sentence, of type 0.
+        first = weights["embeddings.token_type_embeddings.weight"][0]
+        self._places = weights["embeddings.position_embeddings.weight"] + first
+        self._norm = _pair(weights, "embeddings.LayerNorm")
+        self._layers = [_Layer.of(weights, f"encoder.layer.{n}") for n in range(int(settings.num_hidden_layers))]
+
+    def __call__(self, ids: Tensor, seen: Tensor | None) -> Tensor:
+        """Give the states (texts, tokens, width).
+
+        Args:
+            seen: (texts, 1, 1, tokens) bool, False where a text is padded; None where none is.
+        """
+        texts, tokens = ids.shape
+        x = self._normed(nn.functional.embedding(ids, self._words) + self._places[:tokens], self._norm)
+        x = x.view(texts * tokens, -1)
+        for layer in self._layers:
+            asked, offered, values = (
+                _times(x, layer.attention).view(texts, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+            )
+            mixed = nn.functional.scaled_dot_product_attention(asked, offered, values, attn_mask=seen)
+            x = self._normed(_times(mixed.transpose(1, 2).reshape(x.shape), layer.mixed) + x, layer.mixed_norm)
+            grown = nn.functional.gelu(_times(x, layer.grow))
+            x = self._normed(_times(grown, layer.shrink) + x, layer.norm)
+        return x.view(texts, tokens, -1)
+
+    def _normed(self, x: Tensor, pair: "_Pair") -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[-1:], *pair, self._epsilon)
+
+
+# A matrix or a scale, and its bias.
+_Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer; matrices (in, out)."""
+
+    attention: _Pair
+    mixed: _Pair
+    mixed_norm: _Pair
+    grow: _Pair
+    shrink: _Pair
+    norm: _Pair
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], name: str) -> "_Layer":
+        parts = [_pair(weights, f"{name}.attention.self.{part}") for part in ("query", "key", "value")]
+        return cls(
+            attention=_turned((torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))),
+            mixed=_turned(_pair(weights, f"{name}.attention.output.dense")),
+            mixed_norm=_pair(weights, f"{name}.attention.output.LayerNorm"),
+            grow=_turned(_pair(weights, f"{name}.intermediate.dense")),
+            shrink=_turned(_pair(weights, f"{name}.output.dense")),
+            norm=_pair(weights, f"{name}.output.LayerNorm"),
+        )
+
+
+def _pair(weights: Mapping[str, Tensor], name: str) -> _Pair:
+    return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+
+def _turned(pair: _Pair) -> _Pair:
+    return pair[0].T.contiguous(), pair[1]
+
+
+def _times(x: Tensor, pair: _Pair) -> Tensor:
+    return torch.addmm(pair[1], x, pair[0])
 
 
 def batches_by_length(tokens: Sequence[Sequence[int]]) -> list[tuple[list[int], Tensor]]:
@@ -168,16 +253,16 @@ def _file_of(folder: Path, names: Sequence[str], published: PublishedBert) -> Pa
     raise CheckpointError(f"no {' or '.join(names)} in {folder}; {published.by_hand()}")
 
 
-def _load(settings: Any, path: Path) -> Any:
+def _load(settings: Any, path: Path) -> dict[str, Tensor]:
     transformers = import_transformers()
     weights = {_renamed(key): weight.float() for key, weight in read_weights(path).items()}
     weights = {key: weight for key, weight in weights.items() if not key.startswith(HEADS)}
-    with torch.random.fork_rng(devices=[]):
+    # Shapes alone: nothing is drawn for weights that are read anyway.
+    with torch.device("meta"):
         model = transformers.BertModel(settings, add_pooling_layer=False)
     shapes = {key: tuple(weight.shape) for key, weight in model.state_dict().items()}
     check_weights(weights, shapes, path.parent, CONFIG)
-    model.load_state_dict(weights)
-    return model.eval().requires_grad_(False)
+    return weights
 
 
 def _renamed(key: str) -> str:

@@ -43,6 +43,15 @@ class Device:
             raise ConfigError(f"unknown precision {self.precision!r}; known: auto, {', '.join(PRECISIONS)}")
 
 
+def compute_in_one_thread() -> None:
+    """Have torch use one thread for each call, here and in all threads to come; for a server.
+
+    Short texts gain nothing from a second one, and while it waits for work it spins: on two busy cores that took
+    several times the processor time of the work itself.
+    """
+    torch.set_num_threads(1)
+
+
 def start_fabric(device: Device, *, batch: int) -> Any:
     """Set Fabric up for this process; under torchrun it joins the others.
 

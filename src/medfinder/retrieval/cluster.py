@@ -21,6 +21,7 @@ from medfinder.retrieval.engine import (
     DENSE,
     PAYLOAD_INDEXES,
     SPARSE,
+    Found,
     IndexSettings,
     Optimised,
     Point,
@@ -204,6 +205,10 @@ class ClusterEngine:
         """Tell how the index was last optimised."""
         return self._optimised
 
+    def stamp(self) -> str:
+        """Return nothing: others may change it at any time."""
+        return ""
+
     def flush(self) -> None:
         """Do nothing: the servers flush."""
 
@@ -221,7 +226,7 @@ class ClusterEngine:
         limit: int,
         where: Condition | None,
         among: Sequence[int] | None,
-    ) -> list[tuple[int, float]]:
+    ) -> Found:
         """List the best points with their scores, best first."""
         with self._errors("searched"):
             found = self._client.query_points(
@@ -233,7 +238,7 @@ class ClusterEngine:
                 limit=limit,
                 with_payload=False,
             )
-        return [(int(point.id), float(point.score)) for point in found.points]
+        return Found.of(found.points)
 
     def retrieve(self, ids: Sequence[int], fields: Sequence[str] | None, *, with_vectors: bool = False) -> list[Record]:
         """Fetch points, with some fields of their payload or, for None, with all."""

@@ -23,6 +23,7 @@ from medfinder.retrieval.engine import (
     DENSE,
     PAYLOAD_INDEXES,
     SPARSE,
+    Found,
     IndexSettings,
     Optimised,
     Point,
@@ -132,6 +133,12 @@ class EdgeEngine:
         # Vectors without words are counted as well, so that this is how far it is, about.
         return int(self._shard.info().indexed_vectors_count) // (len(DENSE) + len(SPARSE))
 
+    def stamp(self) -> str:
+        """Name the state of what is kept: each segment with the last operation that it has seen."""
+        with self._errors("read"):
+            segments = self._shard.snapshot_manifest()
+        return " ".join(f"{name}:{one['segment_version']}" for name, one in sorted(segments.items()))
+
     def flush(self) -> None:
         """Write everything to disk."""
         with self._errors("flushed"):
@@ -152,7 +159,7 @@ class EdgeEngine:
         limit: int,
         where: Condition | None,
         among: Sequence[int] | None,
-    ) -> list[tuple[int, float]]:
+    ) -> Found:
         """List the best points with their scores, best first."""
         edge = _edge()
         request = edge.QueryRequest(
@@ -163,7 +170,7 @@ class EdgeEngine:
             with_payload=False,
         )
         with self._errors("searched"):
-            return [(point.id, float(point.score)) for point in self._shard.query(request)]
+            return Found.of(self._shard.query(request))
 
     def retrieve(self, ids: Sequence[int], fields: Sequence[str] | None, *, with_vectors: bool = False) -> list[Record]:
         """Fetch points, with some fields of their payload or, for None, with all."""

@@ -6,7 +6,7 @@ engines answer: Qdrant Edge in a folder (``edge``) and a Qdrant cluster (``clust
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
 import numpy as np
 
@@ -118,6 +118,42 @@ class Record(NamedTuple):
     dense: Mapping[Space, np.ndarray]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Found:
+    """What was found, best first.
+
+    Attributes:
+        points: uint64.
+        scores: float64, one a point.
+    """
+
+    points: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @classmethod
+    def of(cls, hits: Sequence[Any]) -> Self:
+        """Gather what has an ``id`` and a ``score``."""
+        return cls(np.array([hit.id for hit in hits], np.uint64), np.array([hit.score for hit in hits], np.float64))
+
+    def only(self, which: np.ndarray | slice) -> "Found":
+        """Keep some."""
+        return Found(self.points[which], self.scores[which])
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Give the scores of points; NaN where one was not found.
+
+        Example:
+            >>> Found(np.array([7, 3], np.uint64), np.array([0.9, 0.5])).at(np.array([3, 5], np.uint64))
+            array([0.5, nan])
+        """
+        order = np.argsort(self.points)
+        place = order[np.minimum(np.searchsorted(self.points, points, sorter=order), len(order) - 1)]
+        return np.where(self.points[place] == points, self.scores[place], np.nan)
+
+
 class Engine(Protocol):
     """Keeps points and finds them; every method but the last three raises ``SearchIndexError`` when it fails.
 
@@ -143,7 +179,7 @@ class Engine(Protocol):
         limit: int,
         where: Condition | None,
         among: Sequence[int] | None,
-    ) -> list[tuple[int, float]]:
+    ) -> Found:
         """List the best points with their scores, best first."""
         ...
 
@@ -169,6 +205,10 @@ class Engine(Protocol):
 
     def optimised(self) -> Optimised:
         """Tell how the index was last optimised."""
+        ...
+
+    def stamp(self) -> str:
+        """Name the state of what is kept: another one after every change; empty where that is not known."""
         ...
 
     def flush(self) -> None:

@@ -1,11 +1,11 @@
 """Fusing the parts of a score, by weights that stand in ``calibration.toml``.
 
-In: for each part (likeness of images, of reports, shared words) the cases that it ranks, with its scores. Out: one
-score a case and what each part gave to it. Refused with ``ConfigError``: a table of weights that names unknown parts.
+In: for each part (likeness of images, of reports, shared words) the points that it ranks, with its scores. Out: one
+score a point and what each part gave to it. Refused with ``ConfigError``: a table of weights that names unknown parts.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -15,13 +15,13 @@ from typing import Any, get_args
 import numpy as np
 
 from medfinder.errors import ConfigError
-from medfinder.retrieval.engine import Space
+from medfinder.retrieval.engine import Found, Space
 
 # What a vector part gives to a case that is like most: ours, low, so that only what stands out counts.
 _MIDDLE = 0.2
 
-# What a part gives the cases that it lists, by part and case id.
-Tables = Mapping[str, Mapping[str, float]]
+# What each part found.
+Tables = Mapping[Space, Found]
 Weights = Mapping[Space, float]
 
 
@@ -63,10 +63,10 @@ class Fused:
     """Scores from 0 to 1.
 
     Attributes:
-        shares: by part, what it gave to each case of ``case_ids``.
+        shares: by part, what it gave to each of the points.
     """
 
-    case_ids: Sequence[str]
+    points: np.ndarray
     scores: np.ndarray
     shares: Mapping[str, np.ndarray]
 
@@ -106,17 +106,18 @@ def fuse(tables: Tables, weights: Weights, *, depth: int) -> Fused:
     """
     parts = {space: weight for space, weight in weights.items() if space in tables and weight > 0}
     if not parts:
-        return Fused([], np.zeros(0), {})
-    place = {case_id: at for at, case_id in enumerate(dict.fromkeys(one for part in parts for one in tables[part]))}
+        return Fused(np.zeros(0, np.uint64), np.zeros(0), {})
+    points = np.unique(np.concatenate([tables[part].points for part in parts]))
     whole = sum(parts.values())
     shares: dict[str, np.ndarray] = {}
     for part, weight in parts.items():
         is_vector = part in ("image", "report")
-        share = np.full(len(place), _MIDDLE if is_vector and len(tables[part]) < depth else 0.0)
-        rows = [place[case_id] for case_id in tables[part]]
-        share[rows] = _scaled(np.fromiter(tables[part].values(), float), is_vector=is_vector)
+        given = tables[part].at(points)
+        is_listed = ~np.isnan(given)
+        share = np.full(len(points), _MIDDLE if is_vector and len(tables[part]) < depth else 0.0)
+        share[is_listed] = _scaled(given[is_listed], is_vector=is_vector)
         shares[part] = share * weight / whole
-    return Fused(list(place), np.sum(list(shares.values()), axis=0), shares)
+    return Fused(points, np.sum(list(shares.values()), axis=0), shares)
 
 
 def _scaled(scores: np.ndarray, *, is_vector: bool) -> np.ndarray:

@@ -2,19 +2,21 @@
 
 In: cases with their image and report embeddings. Out: lists of case ids with scores, for a dense or a sparse vector and
 a filter. A point holds the unit vectors ``image`` and ``report``, the sparse BM25 vectors ``affirmed`` and ``denied``,
-and the case itself as payload. Refused with ``SearchIndexError``: folders that are no index, damaged ones, one that
-another process has open, vectors of another model than the index was made with, and a disk that is nearly full.
+and the case itself as payload; what is filtered by, counted and compared of it stands in ``columns``, too. Refused with
+``SearchIndexError``: folders that are no index, damaged ones, one that another process has open, vectors of another
+model than the index was made with, and a disk that is nearly full.
 
     INDEX/index.json   format, engine, model name and digest, width; written once, at creation
     INDEX/optimised.json   how many cases were there when it was last optimised
+    INDEX/columns/     a copy of what the payloads say (``columns``); made anew when it is gone or behind
     INDEX/lock         held while the index is open
     INDEX/shard/       the engine's own files (``edge``)
 
 ``add`` and ``remove`` return once the engine's write-ahead log is on disk; what they acknowledged survives kill -9.
 """
 
+import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,21 +37,27 @@ import numpy as np
 from medfinder.errors import SearchIndexError
 from medfinder.records import Case, Finding
 from medfinder.retrieval.cluster import Cluster, ClusterEngine
+from medfinder.retrieval.columns import COUNTED, READ, Columns, point_of, points_of
 from medfinder.retrieval.edge import ROOM_TO_WRITE, EdgeEngine, engine_name, require_room
-from medfinder.retrieval.engine import SPARSE, Engine, IndexSettings, Point, Progress, Space, Way, flag
+from medfinder.retrieval.engine import DENSE, SPARSE, Engine, Found, IndexSettings, Point, Progress, Space, Way, flag
 from medfinder.retrieval.filters import Condition, equals
 from medfinder.retrieval.lexical import Terms, describe_case
 
 # Raised whenever older code could not read what newer code writes.
 FORMAT = 1
 
-_STATED = ["case_id", "study_id", "patient_id", "findings", "negated"]
-
-# What is remembered of cases met in searches, so that their payload is read once; about 100 MB at the most.
+# Cases of a cluster, and terms, that are remembered so that they are asked for once; about 50 MB at the most.
 _MAX_REMEMBERED = 200_000
+
+# Cases read at a time while columns are made.
+_READ_AT_ONCE = 1_000
 
 # Facets and counts that are remembered until something changes; ours: more than a page's filters ask in a minute.
 _MAX_COUNTED = 500
+
+# Where so few cases pass a condition, the engine is told which; where so large a share does, it is asked without the
+# condition for as many more, which costs less than to try it on each vector. By measurement (docs/index.md).
+_FEW, _MOST = 1_000, 0.4
 
 # For how long what is remembered is believed where other processes may change the index: ours, about a page's reading.
 _BELIEVED_S = 60.0
@@ -75,17 +84,6 @@ class IndexedCase:
     case: Case
     volume: Path | None
     negated: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Statements:
-    """Which findings a case is known to have, and which its report denies; canonical names, and whose case it is."""
-
-    case_id: str
-    study_id: str
-    patient_id: str
-    present: frozenset[str]
-    negated: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,10 @@ class SearchIndex:
         self._release = release
         self._is_open = True
         self._remembering = threading.Lock()
-        self._remembered: dict[int, Statements] = {}
+        # Of a folder: what all cases say, once that is needed. Of a cluster: what those met in searches do.
+        self._columns: Columns | None = None
+        self._changing = threading.RLock()
+        self._saved = ""
         self._known_terms: dict[int, bool] = {}
         self._counted: dict[Any, Any] = {}
         self._changes = 0
@@ -197,7 +198,9 @@ class SearchIndex:
         except BaseException:
             os.close(lock)
             raise
-        return cls(path, meta, engine, lambda: os.close(lock))
+        index = cls(path, meta, engine, lambda: os.close(lock))
+        index._load_columns()
+        return index
 
     def flush(self) -> None:
         """Write everything to disk."""
@@ -207,9 +210,12 @@ class SearchIndex:
         """Let go of the index; closing twice does nothing."""
         if not self._is_open:
             return
-        self._engine.close()
-        self._is_open = False
-        self._release()
+        try:
+            self._save_columns()
+            self._engine.close()
+        finally:
+            self._is_open = False
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -284,8 +290,10 @@ class SearchIndex:
             payload["digest"] = digests[row] if digests else ""
             points.append(_to_point(case, payload, image[row], report[row]))
         if points:
-            self._engine.upsert(points)
-            self._forget(point.id for point in points)
+            with self._change() as columns:
+                self._engine.upsert(points)
+                if columns is not None:
+                    columns.put([point.payload for point in points])
 
     def remove(self, case_ids: Sequence[str]) -> int:
         """Remove cases; ids that are not there are passed over.
@@ -295,19 +303,30 @@ class SearchIndex:
         """
         there = list(self.cases(case_ids))
         if there:
-            points = [_point_id(case_id) for case_id in there]
-            self._engine.delete(points)
-            self._forget(points)
+            points = points_of(there)
+            with self._change() as columns:
+                self._engine.delete(points.tolist())
+                if columns is not None:
+                    columns.remove(points)
         return len(there)
 
-    def _forget(self, points: Iterable[int]) -> None:
-        """Remember nothing that a change has made wrong."""
-        with self._remembering:
-            self._changes += 1
-            self._known_terms.clear()
-            self._counted.clear()
-            for point in points:
-                self._remembered.pop(point, None)
+    @contextmanager
+    def _change(self) -> Iterator[Columns | None]:
+        """Change cases one after another, and remember nothing that a change has made wrong."""
+        with self._changing:
+            before = self._engine.stamp()
+            try:
+                yield self._columns
+            except BaseException:
+                # How far it came is not known.
+                if self._engine.is_shared or self._engine.stamp() != before:
+                    self._columns = None
+                raise
+            finally:
+                with self._remembering:
+                    self._changes += 1
+                    self._known_terms.clear()
+                    self._counted.clear()
 
     def optimise(
         self, way: Way | None = None, settings: IndexSettings = _USUAL, progress: Progress | None = None
@@ -326,20 +345,156 @@ class SearchIndex:
         chosen = way or settings.way(cases)
         is_fresh = before.way == chosen and before.cases >= (cases if way else _FRESH * cases)
         if not is_fresh and (chosen, before.way) != ("exact", "exact"):
-            self._engine.optimise(chosen, settings, progress)
+            with self._changing:
+                self._engine.optimise(chosen, settings, progress)
+        if not self._engine.is_shared:
+            self._whole()
         return chosen
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return self.count()
+        return self._engine.count(None, None)
 
     def count(self, where: Condition | None = None, among: Sequence[str] | None = None) -> int:
         """Count the cases that pass a filter, of all or among some."""
-        ids = None if among is None else [_point_id(case_id) for case_id in among]
-        if ids is not None:
-            return self._engine.count(where, ids)
+        points = None if among is None else points_of(among)
+        if not self._engine.is_shared:
+            columns = self._whole()
+            return columns.count(where) if points is None else int(columns.passes(points, where).sum())
+        if points is not None:
+            return self._engine.count(where, points.tolist())
         return int(self._remember_count(("count", where), lambda: self._engine.count(where, None)))
+
+    def nearest(
+        self,
+        space: Space,
+        query: np.ndarray | Terms,
+        *,
+        limit: int,
+        where: Condition | None = None,
+        among: Sequence[str] | None = None,
+    ) -> list[tuple[str, float]]:
+        """Rank the cases by one vector, as ``find`` does.
+
+        Args:
+            among: rank these cases only.
+
+        Returns:
+            Case ids with scores, best first, ties by id.
+        """
+        found = self.find(space, query, limit=limit, where=where, among=None if among is None else points_of(among))
+        case_ids = [name.decode() for name in self.names("case_id", found.points).tolist()]
+        return sorted(zip(case_ids, found.scores.tolist(), strict=True), key=lambda one: (-one[1], one[0]))
+
+    def find(
+        self,
+        space: Space,
+        query: np.ndarray | Terms,
+        *,
+        limit: int,
+        where: Condition | None = None,
+        among: np.ndarray | None = None,
+    ) -> Found:
+        """Find the points that are nearest to one vector; exactly, where the index was not optimised.
+
+        Args:
+            query: an embedding for ``image`` and ``report`` (score: cosine), terms for ``affirmed`` and ``denied``
+                (score: BM25; cases that share no term are left out).
+            limit: how many at least, where there are so many: whatever ties with the last comes too, so that an answer
+                never depends on the order in which cases were added; not in an index that was optimised, where that
+                could be most of it.
+            among: look at these points only.
+
+        Returns:
+            Points, best first, ties in no order.
+        """
+        while True:
+            found = self._best(space, query, limit + 1, where, among)
+            is_exact = self._engine.optimised().way == "exact"
+            if len(found) <= limit or found.scores[-1] < found.scores[limit - 1] or not is_exact:
+                return found.only(slice(limit))
+            limit *= 4
+
+    def _best(
+        self, space: Space, query: np.ndarray | Terms, limit: int, where: Condition | None, among: np.ndarray | None
+    ) -> Found:
+        """Find the best that pass; whatever ties with the last may be left out."""
+
+        def ask(limit: int, where: Condition | None, among: np.ndarray | None) -> Found:
+            ids = None if among is None else among.tolist()
+            if ids == []:
+                return Found.of([])
+            found = self._engine.nearest(space, query, limit=limit, where=where, among=ids)
+            return Found(found.points, np.round(found.scores, _SCORE_DIGITS))
+
+        def passing(found: Found) -> Found:
+            # A case may have been removed since it was found.
+            return found.only(self._known(found.points).passes(found.points, where if is_whole else None))
+
+        is_whole = not self._engine.is_shared
+        if is_whole and where is not None and among is None:
+            columns = self._whole()
+            share = columns.count(where) / max(1, len(columns))
+            if share * len(columns) <= _FEW:
+                return passing(ask(limit, None, columns.passing(where)))
+            if share == 1 or (share >= _MOST and space in DENSE):
+                more = limit if share == 1 else int(1.2 * limit / share)
+                found = ask(more, None, None)
+                if len(kept := passing(found)) >= limit or len(found) < more:
+                    return kept.only(slice(limit))
+        return passing(ask(limit, where, among))
+
+    # ---- what cases say ----------------------------------------------------------------------------------------------
+
+    def says(self, field: str, words: Sequence[str], points: np.ndarray) -> np.ndarray:
+        """Tell which of some words each point has among its ``findings`` or ``negated``, as (words, points)."""
+        return self._known(points).says(field, words, points)
+
+    def names(self, field: str, points: np.ndarray) -> np.ndarray:
+        """Give the ``case_id`` of points, in UTF-8, or a hash of ``study_id`` or ``patient_id``."""
+        return self._known(points).names(field, points)
+
+    def _known(self, points: np.ndarray) -> Columns:
+        """Give columns that hold these points, so far as the engine does."""
+        if not self._engine.is_shared:
+            return self._whole()
+        self._doubt()
+        changes, columns = self._changes, self._columns or Columns()
+        missing = points[~columns.passes(points)]
+        if len(missing):
+            columns.put([record.payload for record in self._engine.retrieve(missing.tolist(), READ)])
+        # What was read while something changed may be the old state: use it now, but do not keep it.
+        self._columns = columns if changes == self._changes and len(columns) < _MAX_REMEMBERED else None
+        return columns
+
+    def _whole(self) -> Columns:
+        """Give the columns of all cases; they are made where there are none, which takes a while once."""
+        if (columns := self._columns) is not None:
+            return columns
+        with self._changing:
+            if self._columns is None:
+                columns, payloads = Columns(), self._engine.scroll(READ, None)
+                while some := list(islice(payloads, _READ_AT_ONCE)):
+                    columns.put(some)
+                self._columns = columns
+                self._save_columns()
+            return self._columns
+
+    def _load_columns(self) -> None:
+        """Take the columns from the disk if they are those of what the engine holds."""
+        stamp, cases = self._engine.stamp(), len(self)
+        columns = Columns() if cases == 0 else Columns.load(self.path / "columns", stamp)
+        if columns is not None and len(columns) == cases:
+            self._columns, self._saved = columns, stamp
+
+    def _save_columns(self) -> None:
+        """Keep the columns on the disk if they have changed; without them the next one to open the index makes them."""
+        stamp = self._engine.stamp()
+        if self._columns and not self._engine.is_shared and stamp != self._saved:
+            with contextlib.suppress(OSError):
+                self._columns.save(self.path / "columns", stamp)
+                self._saved = stamp
 
     def _doubt(self) -> None:
         """Forget now and then what others may have changed, where others can."""
@@ -347,8 +502,9 @@ class SearchIndex:
             self._believed_since = time.monotonic()
             with self._remembering:
                 self._changes += 1
-                for memory in (self._remembered, self._known_terms, self._counted):
-                    memory.clear()
+                self._columns = None
+                self._known_terms.clear()
+                self._counted.clear()
 
     def _remember_count(self, asked: Any, count: Callable[[], Any]) -> Any:
         """Count once until something changes: the same filter is asked again with every page and every query."""
@@ -363,74 +519,14 @@ class SearchIndex:
                 self._counted[asked] = counted
         return counted
 
-    def nearest(
-        self,
-        space: Space,
-        query: np.ndarray | Terms,
-        *,
-        limit: int,
-        where: Condition | None = None,
-        among: Sequence[str] | None = None,
-    ) -> list[tuple[str, float]]:
-        """Rank the cases by one vector; exactly, where the index was not optimised.
-
-        Args:
-            query: an embedding for ``image`` and ``report`` (score: cosine), terms for ``affirmed`` and ``denied``
-                (score: BM25; cases that share no term are left out).
-            limit: how many at least, where there are so many: whatever ties with the last comes too, so that an answer
-                never depends on the order in which cases were added; not in an index that was optimised, where that
-                could be most of it.
-            among: rank these cases only.
-
-        Returns:
-            Case ids with scores, best first, ties by id.
-        """
-        ids = None if among is None else [_point_id(case_id) for case_id in among]
-        while True:
-            found = self._query(space, query, limit + 1, where, ids)
-            is_exact = self._engine.optimised().way == "exact"
-            if len(found) <= limit or found[-1][1] < found[limit - 1][1] or not is_exact:
-                break
-            limit *= 4
-        return sorted(found[:limit], key=lambda one: (-one[1], one[0]))
-
-    def _query(
-        self, space: Space, query: np.ndarray | Terms, limit: int, where: Condition | None, among: list[int] | None
-    ) -> list[tuple[str, float]]:
-        points = self._engine.nearest(space, query, limit=limit, where=where, among=among)
-        known = self._recall([point for point, _ in points])
-        # A case may have been removed since it was found.
-        return [(known[point].case_id, round(score, _SCORE_DIGITS)) for point, score in points if point in known]
-
-    def statements(self, case_ids: Sequence[str]) -> dict[str, Statements]:
-        """Tell what cases are known to have and to deny; those that are not there are left out."""
-        found = self._recall([_point_id(case_id) for case_id in case_ids])
-        return {one.case_id: one for one in found.values()}
-
-    def _recall(self, points: Sequence[int]) -> dict[int, Statements]:
-        """Look up what points say, in memory first."""
-        self._doubt()
-        found = {point: one for point in points if (one := self._remembered.get(point)) is not None}
-        missing = [point for point in points if point not in found]
-        if missing:
-            changes = self._changes
-            records = self._engine.retrieve(missing, _STATED)
-            read = {record.id: _to_statements(record.payload) for record in records}
-            found |= read
-            # What was read while something changed may be the old state: use it now, but do not keep it.
-            with self._remembering:
-                if changes == self._changes and len(self._remembered) < _MAX_REMEMBERED:
-                    self._remembered |= read
-        return found
-
     def cases(self, case_ids: Sequence[str]) -> dict[str, IndexedCase]:
         """Fetch cases by id; those that are not there are left out."""
-        records = self._engine.retrieve(_point_ids(case_ids), None)
+        records = self._engine.retrieve(_points(case_ids), None)
         return {record.payload["case_id"]: _from_payload(record.payload, self.path) for record in records}
 
     def vectors(self, case_ids: Sequence[str]) -> dict[str, dict[Space, np.ndarray]]:
         """Fetch the embeddings of cases, ``report`` where there is one; cases that are not there are left out."""
-        records = self._engine.retrieve(_point_ids(case_ids), ["case_id"], with_vectors=True)
+        records = self._engine.retrieve(_points(case_ids), ["case_id"], with_vectors=True)
         return {record.payload["case_id"]: dict(record.dense) for record in records}
 
     def knows(self, terms: Terms) -> frozenset[int]:
@@ -442,7 +538,7 @@ class SearchIndex:
         if (known := self._known_terms.get(term)) is not None:
             return known
         changes, one = self._changes, Terms((term,), (1.0,))
-        known = any(self._engine.nearest(space, one, limit=1, where=None, among=None) for space in SPARSE)
+        known = any(len(self._engine.nearest(space, one, limit=1, where=None, among=None)) for space in SPARSE)
         with self._remembering:
             if changes == self._changes and len(self._known_terms) < _MAX_REMEMBERED:
                 self._known_terms[term] = known
@@ -458,7 +554,8 @@ class SearchIndex:
         """Count the cases by the values of a field, most frequent first."""
 
         def count() -> dict[str, int]:
-            counted = self._engine.facet(field, where)
+            is_ours = not self._engine.is_shared and field in COUNTED
+            counted = (self._whole() if is_ours else self._engine).facet(field, where)
             return dict(sorted(counted.items(), key=lambda one: (-one[1], one[0])))
 
         return dict(self._remember_count((field, where), count))
@@ -590,23 +687,8 @@ def _take_lock(path: Path, wait_s: float) -> int:
 # ---- points ----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=_MAX_REMEMBERED)
-def _point_id(case_id: str) -> int:
-    """Name a point by a hash of its case id: the engine takes 64-bit integers and UUIDs.
-
-    Integers, because the binding builds a Python UUID for every hit, which took longer than the search. Among a million
-    cases two share a hash with a chance of 3e-8 (n^2 / 2^65).
-    """
-    return int.from_bytes(hashlib.blake2b(case_id.encode(), digest_size=8).digest(), "big")
-
-
-def _point_ids(case_ids: Iterable[str]) -> list[int]:
-    return [_point_id(case_id) for case_id in dict.fromkeys(case_ids)]
-
-
-def _to_statements(payload: Mapping[str, Any]) -> Statements:
-    names = (payload["case_id"], payload["study_id"], payload["patient_id"])
-    return Statements(*names, frozenset(payload["findings"]), frozenset(payload["negated"]))
+def _points(case_ids: Iterable[str]) -> list[int]:
+    return [point_of(case_id) for case_id in dict.fromkeys(case_ids)]
 
 
 def _to_point(case: Case, payload: dict[str, Any], image: np.ndarray, report: np.ndarray) -> Point:
@@ -616,7 +698,7 @@ def _to_point(case: Case, payload: dict[str, Any], image: np.ndarray, report: np
     if case.report or case.report_es:
         dense["report"] = _unit(report, "report", case.case_id)
     sparse: dict[Space, Terms] = {"affirmed": words.affirmed, "denied": words.denied}
-    return Point(_point_id(case.case_id), dense, {name: terms for name, terms in sparse.items() if terms}, payload)
+    return Point(point_of(case.case_id), dense, {name: terms for name, terms in sparse.items() if terms}, payload)
 
 
 def _unit(vector: np.ndarray, name: str, case_id: str) -> np.ndarray:
@@ -655,13 +737,12 @@ def _from_payload(payload: Mapping[str, Any], index: Path) -> IndexedCase:
     values["is_synthetic"] = payload["is_synthetic"] == flag(True)
     values["shape"] = tuple(payload["shape"])
     case = Case(**values)
-    roots = (_resolved(Path(payload["volumes_root"])), _resolved(index / payload["volumes_root_relative"]))
-    volumes = (root / case.volume for root in roots)
-    volume = next((path for path in volumes if path.is_file()), None)
+    roots = _resolved(payload["volumes_root"], payload["volumes_root_relative"], index)
+    volume = next((path for path in (root / case.volume for root in roots) if path.is_file()), None)
     return IndexedCase(case, volume, tuple(payload["negated"]))
 
 
 @lru_cache(maxsize=1_000)
-def _resolved(root: Path) -> Path:
-    """Resolve a folder once: it takes longer than all else that is done to a case, and there are few of them."""
-    return root.resolve()
+def _resolved(root: str, relative: str, index: Path) -> tuple[Path, Path]:
+    """Resolve folders once: it takes longer than all else that is done to a case, and there are few of them."""
+    return Path(root).resolve(), (index / relative).resolve()

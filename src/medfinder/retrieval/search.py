@@ -15,12 +15,13 @@ import numpy as np
 from medfinder.curation.keywords import resolve_keyword
 from medfinder.records import Answer, Hit, Query
 from medfinder.retrieval.asked import MAX_CHARACTERS, MAX_HITS, Asked, QueryReader
-from medfinder.retrieval.engine import Space
+from medfinder.retrieval.columns import points_of
+from medfinder.retrieval.engine import Found, Space
 from medfinder.retrieval.evidence import EvidenceFinder, HeatMap, evidence_in
 from medfinder.retrieval.explain import best_sentences, compare_findings, likest_sentences, says
 from medfinder.retrieval.filters import AllOf, Condition, Not, parse_filter
 from medfinder.retrieval.fusion import Calibration, Tables, fuse, load_calibration
-from medfinder.retrieval.index import IndexedCase, SearchIndex, Statements
+from medfinder.retrieval.index import IndexedCase, SearchIndex
 from medfinder.retrieval.lexical import Terms, Words
 from medfinder.retrieval.query import holds, must_be_read
 
@@ -218,42 +219,52 @@ class Searcher:
         # A CT's candidates are those of the images; of all others, a part that lists fewer than asked has listed all.
         asked_of_each = depth if asked.text else len(tables.get("image", ())) + 1
         fused = fuse(tables, asked.weights, depth=asked_of_each)
-        scores = fused.scores
-        parts = dict(tables)
+        scores, parts = fused.scores, {str(part): found.at(fused.points) for part, found in tables.items()}
         if asked.text and asked.expression is None and (asked.words.present or asked.words.negated):
-            parts["agreement"] = _agreement(self.index.statements(fused.case_ids), asked.words)
-            scores = scores * [parts["agreement"].get(case_id, 0.0) for case_id in fused.case_ids]
-        order = sorted(zip((-np.round(scores, 6)).tolist(), fused.case_ids, range(len(scores)), strict=True))
-        order = [one for one in order if one[1] not in asked.judged]
+            parts["agreement"] = self._agreement(fused.points, asked.words)
+            scores = scores * parts["agreement"]
+        scores, case_ids = np.round(scores, 6), self.index.names("case_id", fused.points)
+        order = np.lexsort((case_ids, -scores))
+        order = order[~np.isin(fused.points[order], points_of(asked.judged))]
         is_read = asked.expression is not None and must_be_read(asked.expression)
         ranked = [
             _Ranked(
-                case_id,
-                -score,
-                tuple((part, table[case_id]) for part, table in parts.items() if case_id in table),
+                case_ids[at].decode(),
+                float(scores[at]),
+                tuple((part, float(given[at])) for part, given in parts.items() if not np.isnan(given[at])),
                 tuple((part, round(float(share[at]), 6)) for part, share in fused.shares.items()),
             )
-            for score, case_id, at in (order if is_read else order[:through])
+            for at in (order if is_read else order[:through])
         ]
-        return self._read_through(asked, ranked), all(len(table) < depth for table in tables.values())
+        return self._read_through(asked, ranked), all(len(found) < depth for found in tables.values())
 
     def _tables(self, asked: Asked, where: Condition, depth: int) -> Tables:
         """Let each part rank; parts that have nothing to say, e.g. words that stand in no report, are left out."""
         if not asked.text:
-            images = self.index.nearest("image", asked.vectors["image"], limit=depth, where=where)
-            among = [case_id for case_id, _ in images]
-            lists = {"image": images}
+            images = self.index.find("image", asked.vectors["image"], limit=depth, where=where)
+            tables: dict[Space, Found] = {"image": images}
             if "report" in asked.vectors:
-                vector = asked.vectors["report"]
-                lists["report"] = self.index.nearest("report", vector, limit=len(among) + 1, where=where, among=among)
-            return {space: dict(found) for space, found in lists.items() if found}
+                vector, among = asked.vectors["report"], images.points
+                tables["report"] = self.index.find("report", vector, limit=len(among) + 1, among=among)
+            return {space: found for space, found in tables.items() if found}
         queries: dict[Space, np.ndarray | Terms] = dict(asked.vectors)
         if asked.words.affirmed:
             queries["affirmed"] = asked.words.affirmed
         if asked.words.denied:
             queries["denied"] = asked.words.denied
-        lists = {space: self.index.nearest(space, one, limit=depth, where=where) for space, one in queries.items()}
-        return {space: dict(found) for space, found in lists.items() if found}
+        tables = {space: self.index.find(space, one, limit=depth, where=where) for space, one in queries.items()}
+        return {space: found for space, found in tables.items() if found}
+
+    def _agreement(self, points: np.ndarray, words: Words) -> np.ndarray:
+        """Tell for each point which share of the query's findings it does not contradict, by which its score is cut.
+
+        Text encoders are nearly blind to negation: to them a report that says "no effusion" is a good match for
+        "effusion". A case contradicts a finding that is asked for when its report denies it and nothing else says that
+        it is there, and one that the query denies when it is known to have it.
+        """
+        contradicted = self.index.says("negated", words.present, points).sum(axis=0)
+        contradicted += self.index.says("findings", words.negated, points).sum(axis=0)
+        return np.asarray(1 - contradicted / len({*words.present, *words.negated}))
 
     def _read_through(self, asked: Asked, ranked: list[_Ranked]) -> list[_Ranked]:
         """Leave out the cases whose report does not hold what was quoted, where anything was."""
@@ -294,11 +305,10 @@ class Searcher:
         """Keep the best case of each study or patient."""
         if not group:
             return ranked
-        known = self.index.statements([one.case_id for one in ranked])
-        best: dict[str, _Ranked] = {}
-        for one in ranked:
-            if one.case_id in known:
-                best.setdefault(getattr(known[one.case_id], f"{group}_id"), one)
+        best: dict[int, _Ranked] = {}
+        owners = self.index.names(f"{group}_id", points_of(one.case_id for one in ranked))
+        for one, owner in zip(ranked, owners.tolist(), strict=True):
+            best.setdefault(owner, one)
         return list(best.values())
 
     def _page(self, ranked: Sequence[_Ranked], query: Query) -> Sequence[_Ranked]:
@@ -315,8 +325,8 @@ class Searcher:
             return ()
         names = asked.words.present
         if asked.text and names:
-            there = self.index.statements([one.case_id for one in ranked[:_COMPARED]]).values()
-            has_any = any(not one.present.isdisjoint(names) for one in there)
+            points = points_of(one.case_id for one in ranked[:_COMPARED])
+            has_any = self.index.says("findings", names, points).any()
             return () if has_any else (_NO_CASE.format(asked=" or ".join(names)),)
         if asked.unknown and not self.index.knows(asked.words.affirmed):
             return (_NO_WORD.format(words=", ".join(word[:60] for word in asked.unknown[:5])),)
@@ -340,18 +350,16 @@ class Searcher:
     def _hits(
         self, ranked: Sequence[_Ranked], cases: Mapping[str, IndexedCase], query: Query, asked: Asked
     ) -> list[Hit]:
-        known = self.index.statements([one.case_id for one in ranked])
         # A case may have been removed since it was ranked.
-        there = [one for one in ranked if one.case_id in cases and one.case_id in known]
+        there = [one for one in ranked if one.case_id in cases]
         return [
-            self._hit(rank, one, cases[one.case_id], known[one.case_id], asked)
-            for rank, one in enumerate(there, start=query.offset + 1)
+            self._hit(rank, one, cases[one.case_id], asked) for rank, one in enumerate(there, start=query.offset + 1)
         ]
 
-    def _hit(self, rank: int, ranked: _Ranked, indexed: IndexedCase, said: Statements, asked: Asked) -> Hit:
+    def _hit(self, rank: int, ranked: _Ranked, indexed: IndexedCase, asked: Asked) -> Hit:
         case = indexed.case
         present = dict.fromkeys(finding.name for finding in case.findings if finding.status == "present")
-        matched, negated, missing = compare_findings(asked.words.present, present.keys(), said.negated)
+        matched, negated, missing = compare_findings(asked.words.present, present.keys(), set(indexed.negated))
         return Hit(
             rank=rank,
             case_id=case.case_id,
@@ -406,17 +414,3 @@ def _with_sentences(hits: Sequence[Hit], cases: Mapping[str, IndexedCase], asked
         sentences = best_sentences(hit.report, "en" if is_english else "es", asked.text, asked.words)
         told.append(replace(hit, sentences=sentences))
     return told
-
-
-def _agreement(known: Mapping[str, Statements], words: Words) -> dict[str, float]:
-    """Tell for each case which share of the query's findings it does not contradict, by which its score is cut.
-
-    Text encoders are nearly blind to negation: to them a report that says "no effusion" is a good match for
-    "effusion". A case contradicts a finding that is asked for when its report denies it and nothing else says that
-    it is there, and one that the query denies when it is known to have it.
-    """
-    asked, denied = frozenset(words.present), frozenset(words.negated)
-    return {
-        case_id: 1 - (len(asked & said.negated) + len(denied & said.present)) / len(asked | denied)
-        for case_id, said in known.items()
-    }

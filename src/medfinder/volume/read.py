@@ -10,37 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from medfinder.errors import VolumeError
 from medfinder.volume.types import Array, Slabs, Volume, turn_to_ras
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
-
-MAX_ROOM_BYTES = 2**28
-"""Ours: a 512 x 512 x 512 CT of 16 bits; what is larger is rare, and its memory goes back to the system."""
-
-
-class Room:
-    """Memory to read one volume into after the other.
-
-    A system clears fresh memory before it hands it out, which takes a tenth as long as reading a volume.
-    """
-
-    def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
-
-    def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """Make an array of nothing in particular; what was taken before is lost."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if size > MAX_ROOM_BYTES:
-            return np.empty(shape, dtype)
-        if size > self._memory.size:
-            # The old memory goes first, or there would be both for a moment.
-            self._memory = np.empty(0, np.uint8)
-            self._memory = np.empty(size, np.uint8)
-        return self._memory[:size].view(dtype).reshape(shape)
 
 
 def read_volume(
@@ -62,21 +37,14 @@ def read_volume(
         MissingExtraError: compressed DICOM needs a decoder that is not installed.
     """
     source = open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)
-    stored, slabs = keep_slabs(source, Room())
-    for _ in slabs.slabs:
-        pass
-    return turn_stored(stored, source)
-
-
-def keep_slabs(source: Slabs, room: Room) -> tuple[Array, Slabs]:
-    """Make room for a whole stream, and a stream of the same that fills it while it is drawn.
-
-    Returns:
-        An array (k, j, i), complete once the stream has ended, and the stream.
-    """
     i, j, k = source.shape
-    stored = room.take((k, j, i), source.dtype)
-    return stored, replace(source, slabs=_keep(source.slabs, stored))
+    stored, done = np.empty((k, j, i), source.dtype), 0
+    for slab in source.slabs:
+        stored[done : done + len(slab)] = slab
+        done += len(slab)
+    turn = turn_to_ras(source.affine)
+    affine = turn.affine(source.affine, source.shape)
+    return Volume(turn.apply(stored.transpose(2, 1, 0)), affine, tuple(source.notes), source.padding.share)
 
 
 def read_ahead(source: Slabs) -> Slabs:
@@ -90,21 +58,6 @@ def _ahead(slabs: Iterator[Array]) -> Iterator[Array]:
         while (slab := coming.result()) is not None:
             coming = reader.submit(next, slabs, None)
             yield slab
-
-
-def _keep(slabs: Iterator[Array], stored: Array) -> Iterator[Array]:
-    done = 0
-    for slab in slabs:
-        stored[done : done + len(slab)] = slab
-        done += len(slab)
-        yield slab
-
-
-def turn_stored(stored: Array, source: Slabs) -> Volume:
-    """View a stream that was kept, and has ended, as a volume."""
-    turn = turn_to_ras(source.affine)
-    affine = turn.affine(source.affine, source.shape)
-    return Volume(turn.apply(stored.transpose(2, 1, 0)), affine, tuple(source.notes), source.padding.share)
 
 
 def open_slabs(

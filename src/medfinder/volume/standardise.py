@@ -1,12 +1,12 @@
 """Bring any CT volume onto one grid: orientation, spacing, HU window, position and size.
 
 In: a `Volume`, or the path of one. Out: a `Volume` of exactly the grid's shape, int16, axes along RAS+, centred on the
-body (x, y) and the lungs (z). From a file the voxels are resampled while they are unpacked and never held as a whole,
-unless they are wanted, too. All ways run the same arithmetic in the same order, so they agree to the bit. A grid that
+body (x, y) and the lungs (z). From a file the voxels are resampled while they are unpacked and never held as a whole.
+All ways run the same arithmetic in the same order, so they agree to the bit. A grid that
 names a recipe is that of a published model, whose own steps are taken instead: see `medfinder.volume.published`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from medfinder.volume.published import RECIPES
-from medfinder.volume.read import Room, keep_slabs, open_slabs, read_ahead, read_volume, turn_stored
-from medfinder.volume.region import COARSE_WINDOW_HU, WORKING_SPACING_MM, Anatomy, Coarsening, find_anatomy
+from medfinder.volume.read import open_slabs, read_ahead, read_volume
+from medfinder.volume.region import COARSE_WINDOW_HU, Anatomy, Coarsening, find_anatomy
 from medfinder.volume.resample import Resampler, resample_slabs, resampled_affine, window_planes
-from medfinder.volume.types import AIR_HU, Affine, Array, Grid, Slabs, Volume, slabs_of, turn_to_ras
+from medfinder.volume.types import AIR_HU, Affine, Array, Grid, Slabs, Volume, slabs_of, spacing_of, turn_to_ras
 
 Float32 = npt.NDArray[np.float32]
 
@@ -64,54 +64,68 @@ def view_of(volume: Volume, finest_mm: float) -> Volume:
     Returns:
         A contiguous int16 array of ``VIEW_WINDOW_HU``, in the same mm as ``standardise(volume, grid)``.
     """
-    x, y, z = (max(finest_mm, spacing) for spacing in volume.spacing_mm)
-    grid = Grid((x, y, z), (1, 1, 1), VIEW_WINDOW_HU)
-    source = slabs_of(volume)
-    whole = _lay_straight(_resample(source, grid), source, grid)
-    return replace(whole, hu=np.ascontiguousarray(whole.hu))
+    passing, view = view_on_the_way(slabs_of(volume), finest_mm)
+    for _ in passing.slabs:
+        pass
+    return view()
 
 
-def read_and_standardise(
-    path: Path,
-    grid: Grid,
-    *,
-    series_instance_uid: str | None = None,
-    rescale: tuple[float, float] | None = None,
-    room: Room | None = None,
-) -> tuple[Volume, Callable[[], Volume], Callable[[], Anatomy]]:
-    """Read a volume whole, as `read_volume` does, and resample it on the way, while each slab is at hand.
-
-    Args:
-        room: memory to read into; the volume then stands only until the next one is read into it.
+def view_on_the_way(source: Slabs, finest_mm: float) -> tuple[Slabs, Callable[[], Volume]]:
+    """Lay a volume out as `view_of` does, while somebody else draws its stream.
 
     Returns:
-        The volume, and two functions that give ``standardise(volume, grid)`` and ``find_anatomy(volume)`` at little
-        further cost, for whoever judges the volume first.
+        The stream to draw, and a function that gives the view once it has ended.
+    """
+    turn = turn_to_ras(source.affine)
+    x, y, z = (max(finest_mm, spacing) for spacing in spacing_of(turn.affine(source.affine, source.shape)))
+    grid = Grid((x, y, z), (1, 1, 1), VIEW_WINDOW_HU)
+    resampler = Resampler(source, _stored_spacing(source, grid))
+
+    def watch() -> Iterator[Array]:
+        for slab in source.slabs:
+            for plane in slab:
+                resampler.add(plane.clip(*VIEW_WINDOW_HU).astype(np.float32))
+            yield slab
+
+    def view() -> Volume:
+        whole = _lay_straight(resampler.coarse, source, grid)
+        return replace(whole, hu=np.ascontiguousarray(whole.hu))
+
+    return replace(source, slabs=watch()), view
+
+
+def standardise_and_coarsen(source: Slabs, grid: Grid) -> tuple[Callable[[], Volume], Callable[[], Anatomy]]:
+    """Draw a stream once, and bring it onto a grid and onto the one that the anatomy is found on, plane by plane.
+
+    Args:
+        grid: without a recipe, which would need the volume whole.
+
+    Returns:
+        Two functions that give ``standardise(volume, grid)`` and ``find_anatomy(volume)`` of the volume that the stream
+        held, at little further cost, for whoever judges it first.
 
     Raises:
         VolumeError: see `read_volume`.
     """
-    if grid.recipe:
-        volume = read_volume(path, series_instance_uid=series_instance_uid, rescale=rescale)
-        return volume, partial(standardise, volume, grid), partial(find_anatomy, volume)
-    source = open_slabs(path, series_instance_uid=series_instance_uid, rescale=rescale)
-    stored, slabs = keep_slabs(source, room or Room())
-    # A view of what is still to come: it tells which slices the anatomy is found on.
-    coarsening = _begin_anatomy(turn_stored(stored, source), grid)
-    resampler = Resampler(source, _stored_spacing(source, grid))
-    for k, plane in enumerate(window_planes(read_ahead(slabs), grid.window_hu)):
+    coarsening, resampler = Coarsening(source), Resampler(source, _stored_spacing(source, grid))
+    is_shared = grid.window_hu == COARSE_WINDOW_HU
+    passing = source if is_shared else replace(source, slabs=_coarsen_on_the_way(source, coarsening))
+    for k, plane in enumerate(window_planes(passing, grid.window_hu)):
         resampler.add(plane)
-        if coarsening and k in coarsening.taken:
+        if is_shared and k in coarsening.taken:
             coarsening.add(plane)
-    volume = turn_stored(stored, source)
-    find = coarsening.find_anatomy if coarsening else partial(find_anatomy, volume)
-    return volume, partial(_settle, resampler.coarse, source, grid), find
+    return partial(_settle, resampler.coarse, source, grid), coarsening.find_anatomy
 
 
-def _begin_anatomy(volume: Volume, grid: Grid) -> Coarsening | None:
-    """Prepare to find the anatomy on the way, where the same planes serve it that are resampled."""
-    is_served = grid.window_hu == COARSE_WINDOW_HU and min(volume.spacing_mm) < WORKING_SPACING_MM
-    return Coarsening(volume) if is_served else None
+def _coarsen_on_the_way(source: Slabs, coarsening: Coarsening) -> Iterator[Array]:
+    """Limit the planes that the anatomy is found on to its own window, where the grid has another one."""
+    k = 0
+    for slab in source.slabs:
+        for plane in slab:
+            if k in coarsening.taken:
+                coarsening.add(plane.clip(*COARSE_WINDOW_HU).astype(np.float32))
+            k += 1
+        yield slab
 
 
 def _standardise(source: Slabs, grid: Grid) -> Volume:

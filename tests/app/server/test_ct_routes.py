@@ -1,5 +1,6 @@
 """CTs that are sent: searched with, embedded, taken in; and files that were made to do harm."""
 
+import errno
 import io
 import time
 import zipfile
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from medfinder.app.server import jobs as jobs_module
+from medfinder.app.server import uploads
 from medfinder.app.server.jobs import Jobs
 from medfinder.app.server.reading import Curated
 from medfinder.app.server.worker import Worker
@@ -88,6 +91,18 @@ def test_a_body_that_is_no_form_is_refused(client: TestClient) -> None:
 def test_an_upload_that_is_too_large_is_refused(make_client: Callable[..., TestClient]) -> None:
     client = make_client(upload_mb=1)
     assert send(client, "/v1/search/ct", b"\x5c\x01\0\0" + b"\0" * 2**21)[0] == 413
+
+
+def test_the_last_bytes_of_an_upload_that_find_no_room_are_missed(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_full(form: uploads._Form) -> None:
+        # Takes what fits into Python's buffer; the system refuses it when the buffer is emptied.
+        form.file = Path("/dev/full").open("wb")  # noqa: SIM115
+
+    monkeypatch.setattr(uploads._Form, "_open_part", open_full)
+    status, said = send(client, "/v1/ingest", b"\x5c\x01\0\0" + b"\0" * 400)
+    assert (status, said["error"]["code"]) == (507, "disk full")
 
 
 def test_an_ingested_ct_is_found_and_names_in_its_report_are_not(
@@ -195,3 +210,36 @@ def test_what_a_room_refuses_is_told_by_the_job(tmp_path: Path) -> None:
     found = jobs.find(job.id)
     assert found is not None
     assert found.message == "no such thing; do that"
+
+
+def test_a_job_without_room_waits_for_it_and_is_done_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker's own error, and what a room made of it."""
+    monkeypatch.setattr(jobs_module, "_PAUSE_S", 0.05)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = StudyError("cannot be written")
+    wrapped.__cause__ = full
+    outcomes: list[Exception | Curated] = [full, wrapped, full, full, Curated(("c1",), 0, ())]
+    seen = []
+
+    def work(job: Path, out: Path) -> Curated:
+        seen.append(sorted(file.name for file in job.iterdir()))
+        (job / "raw").mkdir()
+        out.mkdir()
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    jobs = Jobs(tmp_path, work, most=5)
+    folder = tmp_path / "uploads" / "u"
+    folder.mkdir(parents=True)
+    (folder / "upload.nii").write_bytes(b"voxels")
+    job = jobs.add(folder / "upload.nii", "")
+    jobs.start()
+    wait_until(lambda: (found := jobs.find(job.id)) is not None and found.status in ("done", "failed"))
+    jobs.close()
+    found = jobs.find(job.id)
+    assert found is not None
+    # A full disk is no try: a fourth one would be given up.
+    assert (found.status, found.cases, found.tries, found.message) == ("done", ("c1",), 1, "")
+    assert seen == [["job.json", "report.txt", "upload.nii"]] * 5

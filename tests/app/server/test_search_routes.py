@@ -6,6 +6,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from medfinder.app.server.search_routes import Found
+
 EVIL = [
     "x" * 60_000,
     "🫁" * 50,
@@ -89,7 +91,23 @@ def test_an_unknown_field_of_a_filter_lists_the_known_ones(client: TestClient) -
     assert "age_years" in error_of(answer)["message"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"text": 1}'])
+@pytest.mark.parametrize("asked", [{"text": "zebra", "k": 2, "facets": True, "explain": True}, {"case_id": "case1"}])
+def test_answers_have_the_form_that_the_interface_tells(client: TestClient, asked: dict[str, object]) -> None:
+    answer = client.post("/v1/search", json=asked)
+    found = Found.model_validate_json(answer.content, strict=True)
+    assert answer.headers["content-type"] == "application/json"
+    assert set(answer.json()) == set(Found.model_fields)
+    assert found.hits
+
+
+def test_a_search_stands_in_the_history_as_soon_as_it_is_answered(client: TestClient) -> None:
+    for number in range(3):
+        query_id = client.post("/v1/search", json={"text": f"nodule {number}"}).json()["query_id"]
+        newest = client.get("/v1/history").json()[0]
+        assert (newest["query_id"], newest["query"]) == (query_id, {"text": f"nodule {number}"})
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"text": 1}', b'{"text": "\\ud800"}'])
 def test_what_is_no_question_is_refused(client: TestClient, body: bytes) -> None:
     answer = client.post("/v1/search", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422

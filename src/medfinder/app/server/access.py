@@ -49,8 +49,9 @@ class AccessSettings:
     """How callers are treated; all ours.
 
     Attributes:
-        per_s: requests a second that a key may make in the long run; a page with three slices a hit asks 35 at once.
-        burst: requests at once.
+        per_s: requests a second that a key may make in the long run; twice what a server on two cores is
+            to bear, so that a program with one key meets no limit before that.
+        burst: requests at once; a page with three slices a hit asks 35.
         failures_per_min: wrong keys that may be shown from one address, a minute and at once. To show none is no guess,
             nor is the cookie of an ended session: a page that was open then asks for all its pictures with it.
         session_h: after which a browser shows its key again: a shift.
@@ -58,7 +59,7 @@ class AccessSettings:
         origins: addresses under which browsers know the server, where a proxy changes ``Host``.
     """
 
-    per_s: float = 50.0
+    per_s: float = 100.0
     burst: int = 200
     failures_per_min: float = 20.0
     session_h: float = 12.0

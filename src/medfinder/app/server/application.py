@@ -96,7 +96,7 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         responses=TOLD_FAULTS,
-        lifespan=_lifespan(folder, jobs, (worker, curator, fetcher) if pacs else (worker, curator)),
+        lifespan=_lifespan(folder, jobs, state, (worker, curator, fetcher) if pacs else (worker, curator)),
     )
     handle_faults(app)
     app.include_router(_make_server_router(service, gate, jobs, has_pacs=pacs is not None))
@@ -113,7 +113,7 @@ def make_app(
     return app
 
 
-def _lifespan(folder: Path, jobs: Jobs, workers: tuple[Worker, ...]) -> Any:
+def _lifespan(folder: Path, jobs: Jobs, state: State, workers: tuple[Worker, ...]) -> Any:
     """Take up the jobs that were left when the server starts, and end its processes with it."""
 
     @asynccontextmanager
@@ -130,6 +130,7 @@ def _lifespan(folder: Path, jobs: Jobs, workers: tuple[Worker, ...]) -> Any:
             jobs.close()
             for worker in workers:
                 worker.close()
+            state.flush()
 
     return live
 

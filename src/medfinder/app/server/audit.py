@@ -19,14 +19,14 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
 from medfinder.app.server.database import read_secret
 from medfinder.app.server.schema import AuditRow
-from medfinder.app.server.state import State
+from medfinder.app.server.state import Seal, Sealed, State
 from medfinder.errors import ConfigError, StateError
 
 AUDIT_KEY = "MEDFINDER_AUDIT_KEY"
@@ -153,7 +153,7 @@ def _write_key(path: Path, key: bytes) -> None:
 class _Waiting:
     """A row that is to be written, and what came of it."""
 
-    seal: Callable[[AuditRow | None], AuditRow]
+    seal: Seal
     row: AuditRow | None = None
     error: Exception | None = None
 
@@ -202,9 +202,9 @@ class AuditLog:
                 raise ConfigError("a word for the audit log is empty, too long or has odd signs in it")
         named = [case_id for case_id in case_ids[:NAMED_CASES] if _CASE_ID.fullmatch(case_id)]
 
-        def seal(last: AuditRow | None) -> AuditRow:
+        def seal(last: Sealed | None) -> AuditRow:
             row = AuditRow(
-                number=1 if last is None else last.number + 1,
+                number=1 if last is None else last[0] + 1,
                 at=self._state.now(),
                 key_id=key_id,
                 action=action,
@@ -215,7 +215,7 @@ class AuditLog:
                 sealed_by=self.fingerprint,
                 mac="",
             )
-            row.mac = self._seal(row, _NOTHING if last is None else last.mac)
+            row.mac = self._seal(row, _NOTHING if last is None else last[1])
             return row
 
         own = _Waiting(seal)
@@ -234,9 +234,8 @@ class AuditLog:
             together, self._waiting = self._waiting, []
         try:
             with self._holding_head() as handle:
-                may_move = self._may_move_head(handle)
-                rows = self._state.append_audit([one.seal for one in together])
-                if may_move:
+                before, rows = self._state.append_audit([one.seal for one in together])
+                if self._may_move_head(handle, before):
                     _write_head(handle, Head(rows[-1].number, rows[-1].mac))
         except Exception as error:
             for one in together:
@@ -309,13 +308,13 @@ class AuditLog:
                 faults.append(_contradiction(head, name, last))
         return faults
 
-    def _may_move_head(self, handle: int) -> bool:
+    def _may_move_head(self, handle: int, before: Sealed | None) -> bool:
         """Tell whether the log bears its head out; if not, the head is the only trace of what was done to it."""
         try:
             head = _read_head(handle)
         except StateError:
             return False
-        return head is None or self._bears_out(head)
+        return head is None or (head.number, head.mac) == before or self._bears_out(head)
 
     def _bears_out(self, head: Head) -> bool:
         row = self._state.audit_row(head.number)

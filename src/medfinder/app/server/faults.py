@@ -28,6 +28,8 @@ from medfinder.errors import (
 
 _LOG = logging.getLogger("medfinder.server")
 
+_FULL = "no space left on the server's disk; nothing half-written was kept"
+
 _CODES = {
     400: "bad request",
     401: "no key",
@@ -88,6 +90,16 @@ class Refusal(HTTPException):
         super().__init__(status, message, dict(headers) if headers else None)
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error comes of a full disk, whatever a room made of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        cause = cause.__cause__
+    return False
+
+
 def error_answer(
     status: int, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
@@ -109,13 +121,15 @@ def handle_faults(app: FastAPI) -> None:
 
     @app.exception_handler(MedFinderError)
     async def _ours(_: Request, error: MedFinderError) -> JSONResponse:
+        if is_disk_full(error):
+            return error_answer(507, _FULL)
         status, code = next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
         return error_answer(status, " ".join(str(error).split()), code=code)
 
     @app.exception_handler(OSError)
     async def _disk(_: Request, error: OSError) -> JSONResponse:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return error_answer(507, "no space left on the server's disk; nothing half-written was kept")
+        if is_disk_full(error):
+            return error_answer(507, _FULL)
         _LOG.error("the disk refused: %s", error.strerror)
         return error_answer(500, "the server's disk refused; its log says why", code="disk")
 

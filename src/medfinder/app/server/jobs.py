@@ -2,7 +2,7 @@
 
 In: an uploaded file with its report. Out: a job's id, given only once all of it is on disk for good; later its outcome.
 Killed at any moment and started again, the queue goes on: a job that was under way is done again from its upload, and
-comes to the same cases. Refused: more jobs than may wait.
+comes to the same cases. Where the disk is full a job waits until there is room. Refused: more jobs than may wait.
 
     STATE/jobs/ID/upload.*     what was sent; gone when the job is done
     STATE/jobs/ID/report.txt   the report as sent; gone when the job is done
@@ -11,8 +11,10 @@ comes to the same cases. Refused: more jobs than may wait.
 """
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import queue
 import secrets
 import shutil
@@ -23,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from medfinder.app.server.faults import Refusal
+from medfinder.app.server.faults import Refusal, is_disk_full
 from medfinder.app.server.reading import Curated
 from medfinder.app.server.uploads import store_for_good
 from medfinder.errors import MedFinderError
@@ -34,6 +36,9 @@ _LOG = logging.getLogger("medfinder.server")
 
 # Ours: a job that ended the server twice would do so a third time.
 _MOST_TRIES = 3
+# Ours: somebody has to make room first.
+_PAUSE_S = 60.0
+_FULL = "no space left on the server's disk; tried again every minute"
 
 
 @dataclass(frozen=True)
@@ -142,22 +147,41 @@ class Jobs:
             try:
                 self._do(job)
             except OSError as error:
-                # The disk is full or gone: the job stays as it is, and is taken up by the next server.
                 _LOG.error("job %s is put off: %s", job.id, error.strerror)
+                self._put_off(job)
+
+    def _put_off(self, job: Job) -> None:
+        """Leave a job for later; what it had made so far takes no room meanwhile."""
+        shutil.rmtree(self._cases / job.id, ignore_errors=True)
+        self._clear(job, keep=("job.json", "report.txt", "upload.nii", "upload.nii.gz", "upload.zip"))
+        with contextlib.suppress(OSError):
+            self._write(replace(job, status="waiting", message=_FULL))
+        pause = threading.Timer(_PAUSE_S, self._queue.put, [job.id])
+        pause.daemon = True
+        pause.start()
+
+    def _clear(self, job: Job, *, keep: tuple[str, ...] = ("job.json",)) -> None:
+        for left in (self._jobs / job.id).iterdir():
+            if left.name not in keep:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def _do(self, job: Job) -> None:
         if job.tries >= _MOST_TRIES:
             self._write(replace(job, status="failed", message=f"given up after {job.tries} tries; the server ended"))
             return
-        job = replace(job, status="working", tries=job.tries + 1)
+        job = replace(job, status="working", tries=job.tries + 1, message="")
         self._write(job)
         place = self._jobs / job.id
         try:
             made = self._work(place, self._cases / job.id)
         except MedFinderError as error:
+            if is_disk_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             shutil.rmtree(self._cases / job.id, ignore_errors=True)
             done = replace(job, status="failed", message=" ".join(str(error).split()))
         except Exception as error:
+            if is_disk_full(error):
+                raise
             _LOG.error("job %s failed: %s", job.id, type(error).__name__)
             done = replace(job, status="failed", message="the server failed; its log says where")
         else:
@@ -174,9 +198,7 @@ class Jobs:
                 seconds=seconds,
             )
         self._write(done)
-        for left in place.iterdir():
-            if left.name != "job.json":
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self._clear(job)
 
     def _write(self, job: Job) -> None:
         path = self._jobs / job.id / "job.json"

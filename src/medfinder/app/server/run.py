@@ -19,6 +19,7 @@ from medfinder.app.server.state import open_state
 from medfinder.app.study_links import ViewerLinks, check_template, open_map
 from medfinder.errors import ConfigError, MissingExtraError
 from medfinder.models.checkpoint import load_model
+from medfinder.models.device import compute_in_one_thread
 from medfinder.records import plural
 from medfinder.retrieval.cluster import cluster_at
 from medfinder.retrieval.index import SearchIndex
@@ -135,6 +136,7 @@ def serve(
     access = Access(remembered, settings, admin_key=read_admin_key(), is_open=listening.is_loopback)
     check_listen(listening.host, access.has_keys())
     viewer = archive.open_links(folder)
+    compute_in_one_thread()
     with SearchIndex.open(index_path, wait_s=_WAIT_S, cluster=cluster_at(index_url)) as index:
         app = make_app(
             index,

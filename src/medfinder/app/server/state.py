@@ -1,19 +1,23 @@
 """What the server remembers: keys, sessions, collections, notes, searches, feedback, jobs, the audit log.
 
 In: plain values, one small method a deed. Out: rows of ``schema``, which belong to nobody any more. Whatever a method
-acknowledges is on the disk. What is not there is told by ``None`` or ``False``; so is what is another person's, so that
-nobody learns of it. Refused with ``ConfigError``: texts that are empty, too long or cannot be stored, and more than a
-person may keep; with ``StateError``: whatever the database cannot do just now. SQL stands here and nowhere else.
+acknowledges is on the disk, but for a search, which follows within moments: the audit log tells who saw what, and is
+not late. Nobody reads or judges searches before all of them are written. What is not there is told by ``None`` or
+``False``; so is what is another person's, so that nobody learns of it. Refused with ``ConfigError``: texts that are
+empty, too long or cannot be stored, and more than a person may keep; with ``StateError``: whatever the database cannot
+do just now. SQL stands here and nowhere else.
 """
 
 import contextlib
+import logging
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, Select, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, CursorResult, Select, delete, func, insert, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from medfinder.app.server.database import Database, open_database, tell_refusals
@@ -30,7 +34,9 @@ from medfinder.app.server.schema import (
     Note,
     Search,
 )
-from medfinder.errors import ConfigError
+from medfinder.errors import ConfigError, StateError
+
+_LOG = logging.getLogger("medfinder.server")
 
 # All ours: far more than a person keeps, far less than fills a disk.
 MAX_COLLECTIONS = 500
@@ -38,11 +44,18 @@ MAX_COLLECTION_CASES = 10_000
 MAX_CASE_NOTES = 1_000
 KEPT_SEARCHES = 500
 MAX_QUERY = 100_000
+# Searches that may wait to be written; who makes another one then waits, too.
+_MOST_WAITING = 1_000
 # A job that ended its worker this often will do so again.
 MAX_ATTEMPTS = 3
 
 VERDICTS = ("good", "bad")
 _MAX_CASE_ID = 128
+
+
+# Number and seal of a row of the audit log.
+Sealed = tuple[int, str]
+Seal = Callable[[Sealed | None], AuditRow]
 
 
 def utc_now() -> datetime:
@@ -70,9 +83,15 @@ class State:
     def __init__(self, database: Database, now: Callable[[], datetime] = utc_now) -> None:
         self._database = database
         self.now = now
+        self._history = _Later(self._write_searches)
+
+    def flush(self) -> None:
+        """Wait until every search is written."""
+        self._history.flush()
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Write what waits and let go of the database."""
+        self.flush()
         self._database.reading.dispose()
 
     def check(self) -> None:
@@ -109,8 +128,8 @@ class State:
 
     def has_keys(self) -> bool:
         """Tell whether there ever was a key: a server whose last key was revoked stays closed."""
-        with self._reading() as session:
-            return session.scalar(select(Key.id).limit(1)) is not None
+        with tell_refusals(), self._database.reading.connect() as connection:
+            return connection.scalar(select(Key.id).limit(1)) is not None
 
     def revoke_key(self, key_id: str) -> bool:
         """End a key and the sessions that it opened; False where no such key is in use."""
@@ -247,31 +266,39 @@ class State:
     def add_search(self, holder: str, query: Any, hits: int) -> str:
         """Remember a search; the oldest of the person's go, but not those that somebody judged.
 
+        It is written within moments, together with those that come meanwhile.
+
         Args:
             query: plain values, as the person asked.
 
         Returns:
             The id of the search.
         """
-        made = Search(new_id(), holder, query, hits, self.now())
         if len(str(query)) > MAX_QUERY:
-            made.query = {"left_out": f"a query of more than {MAX_QUERY:,} characters"}
-        with self._writing() as session:
-            session.add(made)
-            session.flush()
-            newest = select(Search.id).where(Search.holder == holder).order_by(Search.at.desc(), Search.id)
-            is_old = (Search.holder == holder, Search.id.in_(newest.offset(KEPT_SEARCHES)))
-            session.execute(delete(Search).where(*is_old, Search.id.not_in(select(Feedback.query_id))))
-        return made.id
+            query = {"left_out": f"a query of more than {MAX_QUERY:,} characters"}
+        made = {"id": new_id(), "holder": holder, "query": query, "hits": hits, "at": self.now()}
+        self._history.add(made)
+        return str(made["id"])
+
+    def _write_searches(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write searches in one go. Not by the ORM: its bookkeeping took more time than the database."""
+        with tell_refusals(), self._database.writing.begin() as connection:
+            connection.execute(insert(Search), rows)
+            for holder in {row["holder"] for row in rows}:
+                newest = select(Search.id).where(Search.holder == holder).order_by(Search.at.desc(), Search.id)
+                is_old = (Search.holder == holder, Search.id.in_(newest.offset(KEPT_SEARCHES)))
+                connection.execute(delete(Search).where(*is_old, Search.id.not_in(select(Feedback.query_id))))
 
     def searches(self, holder: str, limit: int = 100) -> Sequence[Search]:
         """List a person's searches, the newest first."""
+        self.flush()
         with self._reading() as session:
             mine = select(Search).where(Search.holder == holder)
             return session.scalars(mine.order_by(Search.at.desc(), Search.id).limit(limit)).all()
 
     def forget_searches(self, holder: str) -> int:
         """Forget a person's searches with what was said of their hits; tell how many."""
+        self.flush()
         mine = select(Search.id).where(Search.holder == holder)
         with self._writing() as session:
             session.execute(delete(Feedback).where(Feedback.query_id.in_(mine)))
@@ -283,6 +310,7 @@ class State:
         if verdict not in VERDICTS:
             raise ConfigError(f"no such verdict; known: {', '.join(VERDICTS)}")
         case_id = check_text(case_id, "case id", _MAX_CASE_ID)
+        self.flush()
         with self._writing() as session:
             mine = select(Search).where(Search.id == findable(query_id), Search.holder == holder)
             if session.scalar(mine.with_for_update()) is None:
@@ -361,22 +389,29 @@ class State:
 
     # The audit log
 
-    def append_audit(self, seals: Sequence[Callable[[AuditRow | None], AuditRow]]) -> list[AuditRow]:
+    def append_audit(self, seals: Sequence[Seal]) -> tuple[Sealed | None, list[AuditRow]]:
         """Add rows to the log while nobody else can, all of them or none.
 
         Args:
-            seals: each makes a row from the last one so far.
+            seals: each makes a row from number and seal of the last one so far.
+
+        Returns:
+            Number and seal of the row before, None if there was none, and the new rows.
         """
-        with self._writing() as session:
+        with tell_refusals(), self._database.writing.begin() as connection:
             if not self._database.is_sqlite:
-                session.execute(text("LOCK TABLE audit IN EXCLUSIVE MODE"))
-            last = session.scalar(select(AuditRow).order_by(AuditRow.number.desc()).limit(1))
+                connection.execute(text("LOCK TABLE audit IN EXCLUSIVE MODE"))
+            found = connection.execute(
+                select(AuditRow.number, AuditRow.mac).order_by(AuditRow.number.desc()).limit(1)
+            ).first()
+            before = last = None if found is None else (int(found[0]), str(found[1]))
             rows = []
             for seal in seals:
-                last = seal(last)
-                rows.append(last)
-            session.add_all(rows)
-        return rows
+                row = seal(last)
+                last = (row.number, row.mac)
+                rows.append(row)
+            connection.execute(insert(AuditRow), [_values(row) for row in rows])
+        return before, rows
 
     def last_audit_row(self) -> AuditRow | None:
         """Fetch the last row of the log."""
@@ -393,6 +428,61 @@ class State:
         with self._reading() as session:
             behind = select(AuditRow).where(AuditRow.number > after)
             return session.scalars(behind.order_by(AuditRow.number).limit(limit)).all()
+
+
+class _Later:
+    """Writes rows in a thread of its own, all that wait in one go.
+
+    What the database refuses is told in the server's log and lost: nobody waits for it any more.
+
+    Args:
+        write: called by one thread at a time.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Mapping[str, Any]]], None]) -> None:
+        self._write = write
+        self._changed = threading.Condition()
+        self._waiting: list[Mapping[str, Any]] = []
+        self._added = self._done = 0
+        self._is_writing = False
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < _MOST_WAITING)
+            self._waiting.append(row)
+            self._added += 1
+            if not self._is_writing:
+                self._is_writing = True
+                # No daemon: a process that ends writes what waits.
+                threading.Thread(target=self._go_on).start()
+
+    def flush(self) -> None:
+        """Wait for what was added before, not for what others go on adding."""
+        with self._changed:
+            until = self._added
+            self._changed.wait_for(lambda: self._done >= until)
+
+    def _go_on(self) -> None:
+        rows: list[Mapping[str, Any]] = []
+        while rows := self._take(len(rows)):
+            try:
+                self._write(rows)
+            except StateError as error:
+                _LOG.error("%d searches are not in the history: %s", len(rows), error)
+            except Exception as error:
+                _LOG.error("%d searches are not in the history: %s", len(rows), type(error).__name__)
+
+    def _take(self, done: int) -> list[Mapping[str, Any]]:
+        with self._changed:
+            self._done += done
+            rows, self._waiting = self._waiting, []
+            self._is_writing = bool(rows)
+            self._changed.notify_all()
+            return rows
+
+
+def _values(row: AuditRow) -> dict[str, Any]:
+    return {column.name: getattr(row, column.name) for column in AuditRow.__table__.columns}
 
 
 def new_id() -> str:

@@ -78,6 +78,8 @@ async def receive_form(request: Request, folder: Path, limits: Limits, *, known:
             parser.write(chunk)
             await anyio.to_thread.run_sync(form.write_waiting)
         parser.finalize()
+        # Closing would tell nobody that the last bytes found no room.
+        await anyio.to_thread.run_sync(form.flush)
     except FormParserError:
         raise Refusal(400, f"the form is damaged; {_KINDS_TOLD}") from None
     finally:
@@ -144,6 +146,11 @@ class _Form:
         if self._waiting and self.file is not None:
             self.file.write(b"".join(self._waiting))
             self._waiting.clear()
+
+    def flush(self) -> None:
+        self.write_waiting()
+        if self.file is not None:
+            self.file.flush()
 
     def close(self) -> None:
         if self.file is not None:

@@ -1,13 +1,15 @@
 """A process of its own for whatever is done to files from outside: it can be killed, and its memory has an end.
 
-In: a function of a module, its arguments, a time. Out: its result, or the error of ours that it raised. Refused with
-``StudyError``: what takes too long, takes too much memory, or ends the process. The process waits for the next job when
-it is done, since starting one takes seconds; after a failure of that kind a new one is started.
+In: a function of a module, its arguments, a time. Out: its result, or the error of ours that it raised; ``OSError``
+where the disk is full, which is no fault of the file. Refused with ``StudyError``: what takes too long, takes too much
+memory, or ends the process. The process waits for the next job when it is done, since starting one takes seconds; after
+a failure of that kind a new one is started.
 """
 
 import contextlib
 import errno
 import multiprocessing
+import os
 import resource
 import threading
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
+from medfinder.app.server.faults import is_disk_full
 from medfinder.errors import MedFinderError, MissingExtraError, StudyError
 from medfinder.workers import end_with_parent
 
@@ -55,6 +58,7 @@ class Worker:
         Raises:
             StudyError: it took too long, or too much memory, or the process came to an end.
             MedFinderError: what the work raised.
+            OSError: the disk is full.
         """
         with self._turn:
             pipe = self._require()
@@ -114,13 +118,14 @@ def _outcome(work: Callable[..., Any], given: tuple[Any, ...]) -> tuple[bool, An
     except MissingExtraError as error:
         return False, StudyError(str(error))
     except MedFinderError as error:
-        return False, error
+        # A cause does not travel through a pipe.
+        return False, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if is_disk_full(error) else error
     except MemoryError:
         return False, StudyError("the CT takes more memory than this server gives; send one series, or fewer slices")
     except OSError as error:
         if error.errno == errno.EFBIG:
             return False, StudyError("the CT unpacks to more than this server takes; send one series, or fewer slices")
-        return False, error if error.errno in (errno.ENOSPC, errno.EDQUOT) else StudyError(
+        return False, error if is_disk_full(error) else StudyError(
             f"the CT cannot be read: {error.strerror or type(error).__name__}"
         )
     except Exception as error:

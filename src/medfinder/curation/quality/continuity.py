@@ -1,8 +1,8 @@
 """How the slices of a volume follow one another: blank, repeated, lost, or moved between.
 
-In: a volume. Out: ``Continuity``: how much each slice differs from the next, and what stands out. From one slice to the
-next a body changes little and evenly, so a step much larger than both its neighbours means that slices are lost between
-(or that the patient moved), and no step at all that a slice was copied.
+In: the slices of a volume, averaged over small blocks. Out: ``Continuity``: how much each slice differs from the next,
+and what stands out. From one slice to the next a body changes little and evenly, so a step much larger than both its
+neighbours means that slices are lost between (or that the patient moved), and no step at all that a slice was copied.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medfinder.volume import Volume
 from medfinder.volume.types import Array
 
 Float32 = npt.NDArray[np.float32]
@@ -53,51 +52,61 @@ class Continuity:
     slices: int
 
 
-def measure_continuity(volume: Volume) -> Continuity:
-    """Compare each slice with the next on averages of small blocks, in which little noise is left."""
-    stack, spacing_mm, axis = _as_stored(volume)
-    blocks = _average_blocks(stack, spacing_mm)
-    is_blank = np.asarray([one.min() == one.max() for one in blocks])
+class Blocks:
+    """Averages of blocks of about 1.5 x 6 mm of every slice, in which little noise is left.
+
+    Of large slices only a band every 24 mm is looked at, which is cheap to fetch.
+
+    Attributes:
+        is_axial: see `Continuity`.
+    """
+
+    def __init__(self, shape: tuple[int, ...], spacing_mm: tuple[float, float], *, is_axial: bool) -> None:
+        slices, rows, columns = shape
+        self._high = min(rows, max(1, round(_BLOCK_MM[0] / spacing_mm[0])))
+        self._wide = min(columns, max(1, round(_BLOCK_MM[1] / spacing_mm[1])))
+        step = max(self._high, round(_BAND_MM / spacing_mm[0])) if rows > _MANY_ROWS else self._high
+        bands = np.arange(0, rows - self._high + 1, step)
+        self._rows = np.add.outer(bands, np.arange(self._high)).ravel()
+        self._sums = np.zeros((slices, len(bands), columns // self._wide), np.float32)
+        self.is_axial = is_axial
+
+    def add(self, at: int, slices: Array) -> None:
+        """Add slices, the first of which is the one that counts ``at``."""
+        kept = slices[:, self._rows]
+        np.clip(kept, *_CLIP_HU, out=kept)
+        # Rows first, in the volume's own type: no voxel is so small that clipped values would not fit in 16 bits.
+        bands = kept[:, :: self._high].copy()
+        for row in range(1, self._high):
+            bands += kept[:, row :: self._high]
+        sums = self._sums[at : at + len(slices)]
+        for column in range(self._wide):
+            sums += bands[:, :, column : sums.shape[2] * self._wide : self._wide]
+
+    @property
+    def means(self) -> Float32:
+        """What was added, divided by the voxels of a block."""
+        return self._sums / np.float32(self._high * self._wide)
+
+
+def measure_continuity(blocks: Blocks) -> Continuity:
+    """Compare each slice with the next."""
+    means = blocks.means
+    is_blank = means.min(axis=(1, 2)) == means.max(axis=(1, 2))
     pairs = ~(is_blank[1:] | is_blank[:-1])
-    steps = np.abs(np.diff(blocks, axis=0)).mean(axis=(1, 2))
+    steps = np.abs(np.diff(means, axis=0)).mean(axis=(1, 2))
     usual = float(np.median(steps[pairs])) if pairs.any() else 0.0
     is_copy = pairs & (steps <= COPY * usual)
     jump, at = _find_jump(np.where(pairs & ~is_copy, steps, np.nan))
     return Continuity(
-        is_axial=axis == 2,
+        is_axial=blocks.is_axial,
         jump=jump,
         jump_at=at,
         copies=int(is_copy.sum()) if usual else 0,
         blank=int(is_blank.sum()),
-        motion=_measure_motion(blocks, steps),
-        slices=len(stack),
+        motion=_measure_motion(means, steps),
+        slices=len(means),
     )
-
-
-def _as_stored(volume: Volume) -> tuple[Array, tuple[float, float], int]:
-    """View a volume slice by slice as its memory lies, rows before columns."""
-    order = sorted(range(3), key=lambda axis: -abs(volume.hu.strides[axis]))
-    spacing = volume.spacing_mm
-    stack = volume.hu.transpose(order)
-    return stack, (spacing[order[1]], spacing[order[2]]), order[0]
-
-
-def _average_blocks(stack: Array, spacing_mm: tuple[float, float]) -> Float32:
-    """Average blocks of about 1.5 x 6 mm; of large slices only a band every 24 mm, which is cheap to fetch."""
-    slices, rows, columns = stack.shape
-    high = min(rows, max(1, round(_BLOCK_MM[0] / spacing_mm[0])))
-    wide = min(columns, max(1, round(_BLOCK_MM[1] / spacing_mm[1])))
-    step = max(high, round(_BAND_MM / spacing_mm[0])) if rows > _MANY_ROWS else high
-    across = columns // wide
-    # Rows first, in the volume's own type: no voxel is so small that clipped values would not fit in 16 bits.
-    bands = np.zeros((slices, len(range(0, rows - high + 1, step)), across * wide), stack.dtype)
-    for row in range(high):
-        bands += np.clip(stack[:, row : rows - high + 1 + row : step, : across * wide], *_CLIP_HU)
-    blocks = np.zeros((*bands.shape[:2], across), np.float32)
-    for column in range(wide):
-        blocks += bands[:, :, column::wide]
-    blocks /= high * wide
-    return blocks
 
 
 def _find_jump(steps: npt.NDArray[np.floating]) -> tuple[float, int]:

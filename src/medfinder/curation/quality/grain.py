@@ -19,6 +19,8 @@ Float32 = npt.NDArray[np.float32]
 _SLICES = 3
 _SOFT_HU = (-20, 130)
 _RUN_MM, _ACROSS_MM = 24.0, 8.0
+_ENOUGH = 20_000
+"""Ours: of so many values the median deviation is told to one part in a hundred; a slice has five times as many."""
 _PER_MAD = 1.4826
 """From the median absolute deviation to the standard deviation of a normal distribution."""
 
@@ -44,7 +46,7 @@ def measure_grain(volume: Volume, anatomy: Anatomy) -> Grain:
     planes = [np.asarray(volume.hu[(*place, z)], np.float32) for z in heights]
     spacing_mm = (volume.spacing_mm[0], volume.spacing_mm[1])
     return Grain(
-        noise_hu=_pool([_noise(np.ascontiguousarray(plane)) for plane in planes]),
+        noise_hu=_pool([_noise(plane) for plane in planes]),
         streak_hu=_pool([_streaks(plane, spacing_mm) for plane in planes]),
     )
 
@@ -74,7 +76,10 @@ def _pool(values: list[float]) -> float:
 
 def _noise(plane: Float32) -> float:
     """Deviation from the mean of the eight neighbours and oneself, where that mean is soft tissue's."""
-    mean = ndimage.uniform_filter(plane, 3)
+    # Shifted views added up; several times faster than scipy's general filter.
+    framed = np.pad(plane, 1, mode="edge")
+    sums = framed[:-2] + framed[1:-1] + framed[2:]
+    mean = (sums[:, :-2] + sums[:, 1:-1] + sums[:, 2:]) / np.float32(9)
     rest = (plane - mean)[(mean > _SOFT_HU[0]) & (mean < _SOFT_HU[1])]
     # Of independent noise the mean of nine takes away a ninth of the variance.
     return _deviation(rest) * float(np.sqrt(9 / 8)) if len(rest) >= 200 else float("nan")
@@ -82,7 +87,9 @@ def _noise(plane: Float32) -> float:
 
 def _streaks(plane: Float32, spacing_mm: tuple[float, float]) -> float:
     x_mm, y_mm = spacing_mm
-    across, along = _lines(plane, (x_mm, y_mm)), _lines(plane.T, (y_mm, x_mm))
+    across, along = (
+        _lines(np.ascontiguousarray(one), mm) for one, mm in ((plane, (x_mm, y_mm)), (plane.T, (y_mm, x_mm)))
+    )
     return float(np.sqrt(max(0.0, across**2 - along**2)))
 
 
@@ -93,7 +100,7 @@ def _lines(plane: Float32, spacing_mm: tuple[float, float]) -> float:
     if not count or not plane.shape[1]:
         return float("nan")
     runs = plane[: count * length].reshape(count, length, -1)
-    is_soft = ((runs > _SOFT_HU[0] - 150) & (runs < _SOFT_HU[1] + 150)).all(axis=1)
+    is_soft = (runs.min(axis=1) > _SOFT_HU[0] - 150) & (runs.max(axis=1) < _SOFT_HU[1] + 150)
     means = runs.mean(axis=1)
     # Of a run beside lung or skin the surroundings are no even ground.
     is_inside = ndimage.minimum_filter1d(is_soft.astype(np.uint8), width, axis=1) > 0
@@ -102,6 +109,7 @@ def _lines(plane: Float32, spacing_mm: tuple[float, float]) -> float:
 
 
 def _deviation(values: Float32) -> float:
+    values = values[:: max(1, len(values) // _ENOUGH)]
     return _PER_MAD * float(_median(np.abs(values - _median(values))))
 
 

@@ -1,21 +1,23 @@
 """Judge one volume as a whole: what sets it aside, what a person should look at, how good it is.
 
-In: a volume as it was read, settings, and what its headers say of it. Out: ``Quality``: a fault or none, doubts, a
-score from 0 to 1, the figures behind them, and the volume itself, its scale mended where that was provable. The anatomy
-is found once, on a grid of 5 mm; full resolution is looked at in bands and in a few slices, so that all this costs a
-fraction of reading the volume.
+In: a volume, or a glance at it that was taken while it was read; settings, and what its headers say of it. Out:
+``Quality``: a fault or none, doubts, a score from 0 to 1, the figures behind them, and the volume itself, its scale
+mended where that was provable. The anatomy is found once, on a grid of 5 mm; full resolution is looked at in bands and
+in a few slices, so that all this costs a fraction of reading the volume.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 
 from medfinder.curation.quality.continuity import JUMP, SLIGHT_JUMP, Continuity, measure_continuity
+from medfinder.curation.quality.glance import Glance
 from medfinder.curation.quality.grain import Grain, measure_grain
 from medfinder.curation.quality.posture import MAX_END_SHARE, Posture, measure_posture
-from medfinder.curation.quality.scale import check_scale
-from medfinder.curation.quality.voxels import Fault, find_missing_voxels, find_small_dimension, missing_share
+from medfinder.curation.quality.scale import Scale, check_scale, mend
+from medfinder.curation.quality.voxels import Fault, find_missing_voxels, find_small_dimension
 from medfinder.errors import ConfigError
 from medfinder.records import Doubt, SeriesTags
 from medfinder.volume import BodyRegion, Volume
@@ -73,73 +75,100 @@ class Quality:
         doubts: for the review queue; those that hold keep the case out until a person has decided.
         score: 0 to 1, for ranking and review; not a probability.
         figures: what the judgement rests on, by name.
-        volume: as it came, or with its scale mended, which its notes then tell.
         region: which part of the body is in view.
         anatomy: body and lungs, for whoever needs them next; None when there is a fault.
+        volume: as it came, or with its scale mended, which its notes then tell; None where it was never held whole.
     """
 
     fault: Fault
     doubts: tuple[Doubt, ...]
     score: float
     figures: dict[str, float]
-    volume: Volume
     region: BodyRegion
     anatomy: Anatomy | None = None
+    volume: Volume | None = None
 
 
 _UNSEEN = BodyRegion("not chest", 0.0, 0.0, "not looked at: the volume was set aside before")
 
 
 def assess(
-    volume: Volume,
-    settings: QualitySettings,
-    *,
-    is_synthetic: bool = False,
-    tags: SeriesTags | None = None,
-    find: Callable[[], Anatomy] | None = None,
+    volume: Volume, settings: QualitySettings, *, is_synthetic: bool = False, tags: SeriesTags | None = None
 ) -> Quality:
-    """Judge a volume.
+    """Judge a volume that is held whole, its scale mended where that is provable.
 
     Args:
         is_synthetic: a phantom, which may be small.
         tags: what the headers say, where they are known.
-        find: gives the anatomy of the volume, where that was prepared while it was read.
     """
-    missing = missing_share(volume)
-    limit = settings.min_dimension_synthetic if is_synthetic else settings.min_dimension
-    figures = {"missing_share": missing, "padding_share": volume.padding_share}
-    fault = find_small_dimension(volume.shape, limit=limit)
-    if fault is None and missing > volume.padding_share:
+    glance, find = Glance.of(volume), partial(find_anatomy, volume)
+    found = judge_glance(glance, find, settings, is_synthetic=is_synthetic, tags=tags)
+    if isinstance(found, Quality):
+        return replace(found, volume=volume)
+    mended = mend(volume, found)
+    quality = _judge_hu(Glance.of(mended), find_anatomy(mended), settings, tags, found.told)
+    return replace(quality, volume=mended)
+
+
+def judge_glance(
+    glance: Glance,
+    find: Callable[[], Anatomy],
+    settings: QualitySettings,
+    *,
+    is_synthetic: bool = False,
+    tags: SeriesTags | None = None,
+) -> Quality | Scale:
+    """Judge a volume by what was gathered while it was read.
+
+    Args:
+        find: gives the anatomy of the volume.
+
+    Returns:
+        What was found; or the scale, where the volume has to be mended before it can be judged.
+    """
+    missing, padding = glance.missing_share, glance.padding_share
+    fault = find_small_dimension(
+        glance.shape, limit=settings.min_dimension_synthetic if is_synthetic else settings.min_dimension
+    )
+    if fault is None and missing > padding:
         fault = find_missing_voxels(missing, limit=settings.max_missing_share)
+    scale = Scale() if fault else check_scale(glance.sample, padding_share=padding)
+    fault = fault or scale.fault or find_missing_voxels(missing, limit=settings.max_missing_share)
     if fault is not None:
-        return Quality(fault, (), 0.0, figures, volume, _UNSEEN)
-    came, (volume, fault, told) = volume, check_scale(volume)
-    fault = fault or find_missing_voxels(missing, limit=settings.max_missing_share)
-    if fault is not None:
-        return Quality(fault, (), 0.0, figures, volume, _UNSEEN)
-    # What was prepared is that of the volume as it came, not of a mended one.
-    anatomy = find() if find and volume is came else find_anatomy(volume)
+        return Quality(fault, (), 0.0, _shares(glance), _UNSEEN)
+    if scale.forgotten:
+        return scale
+    return _judge_hu(glance, find(), settings, tags, scale.told)
+
+
+def _judge_hu(
+    glance: Glance, anatomy: Anatomy, settings: QualitySettings, tags: SeriesTags | None, told: str
+) -> Quality:
+    """Judge a volume in HU, of whose scale a person should know what was told."""
     region = region_of(anatomy)
     posture = measure_posture(anatomy) if region.name == "chest" else None
-    continuity, grain = measure_continuity(volume), measure_grain(volume, anatomy)
-    figures |= _collect(volume, region, posture, continuity, grain)
+    continuity, grain = measure_continuity(glance.blocks), measure_grain(glance.axial, anatomy)
+    figures = _shares(glance) | _collect(glance, region, posture, continuity, grain)
     score = _score(figures)
     doubts = [Doubt("quality", "HU scale", told, holds=False)] if told else []
-    doubts += _doubt_slices(volume, continuity, tags, settings)
+    doubts += _doubt_slices(glance, continuity, tags, settings)
     doubts += _doubt_anatomy(posture, region, settings) if posture else ()
     if score < settings.review_below:
         doubts.append(Doubt("quality", "low score", _explain(score, figures, settings), holds=False))
-    return Quality(None, tuple(doubts), score, figures, volume, region, anatomy)
+    return Quality(None, tuple(doubts), score, figures, region, anatomy)
+
+
+def _shares(glance: Glance) -> dict[str, float]:
+    return {"missing_share": glance.missing_share, "padding_share": glance.padding_share}
 
 
 def _collect(
-    volume: Volume, region: BodyRegion, posture: Posture | None, continuity: Continuity, grain: Grain
+    glance: Glance, region: BodyRegion, posture: Posture | None, continuity: Continuity, grain: Grain
 ) -> dict[str, float]:
-    spacing = volume.spacing_mm
     figures = {
         "lung_ml": region.lung_ml,
         "body_ml": region.body_ml,
-        "slice_mm": max(spacing),
+        "slice_mm": max(glance.spacing_mm),
         "jump": continuity.jump,
         "motion": continuity.motion,
         "copied_share": (continuity.copies + continuity.blank) / continuity.slices,
@@ -195,7 +224,7 @@ def _explain(score: float, figures: dict[str, float], settings: QualitySettings)
 
 
 def _doubt_slices(
-    volume: Volume, continuity: Continuity, tags: SeriesTags | None, settings: QualitySettings
+    glance: Glance, continuity: Continuity, tags: SeriesTags | None, settings: QualitySettings
 ) -> Iterator[Doubt]:
     lost = continuity.copies + continuity.blank
     if lost:
@@ -210,9 +239,9 @@ def _doubt_slices(
         )
         yield Doubt("quality", "slices do not follow", told, holds=continuity.jump >= JUMP)
     thickness = tags.slice_thickness_mm if tags else None
-    if thickness and max(volume.spacing_mm) > settings.max_slice_gap * thickness:
+    if thickness and max(glance.spacing_mm) > settings.max_slice_gap * thickness:
         told = (
-            f"slices {thickness:g} mm thick lie {max(volume.spacing_mm):.3g} mm apart, expected at most "
+            f"slices {thickness:g} mm thick lie {max(glance.spacing_mm):.3g} mm apart, expected at most "
             f"{settings.max_slice_gap:g} times their thickness"
         )
         yield Doubt("quality", "gaps between slices", told, holds=False)

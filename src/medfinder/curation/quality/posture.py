@@ -73,14 +73,19 @@ MAX_END_SHARE = 0.25
 def measure_posture(anatomy: Anatomy) -> Posture:
     """Measure a chest; the anatomy must hold lungs."""
     spine = _find_spine(anatomy)
-    heights = _extent(anatomy.lungs, 2)
-    profile = anatomy.lungs.sum(axis=(0, 1)) / max(1, anatomy.lungs.sum(axis=(0, 1)).max())
-    extents = [_extent(anatomy.lungs, axis) for axis in range(3)]
+    counts = [_count(anatomy.lungs, axis) for axis in range(3)]
+    profile = counts[2] / max(1, counts[2].max())
+    extents = [_extent(count) for count in counts]
+    heights = extents[2]
     x, y, z = ((e.stop - e.start) * s for e, s in zip(extents, anatomy.spacing_mm, strict=True))
     behind, bulk, rise = _behind(anatomy, spine), _bulk_below(anatomy, heights), _rise_inwards(anatomy, round(spine[0]))
     # Left and right are looked for from the front and from the feet, wherever those are.
-    sides = _right(anatomy, is_turned=behind < 0, is_upside_down=bulk < 0 and rise < 0)
-    heart, aorta, liver = _compare_sides(sides, _find_spine(sides), _extent(sides.lungs, 2))
+    is_turned, is_upside_down = behind < 0, bulk < 0 and rise < 0
+    if is_turned or is_upside_down:
+        sides = _right(anatomy, is_turned=is_turned, is_upside_down=is_upside_down)
+        heart, aorta, liver = _compare_sides(sides, _find_spine(sides), _extent(_count(sides.lungs, 2)))
+    else:
+        heart, aorta, liver = _compare_sides(anatomy, spine, heights)
     return Posture(
         spine_behind=behind,
         bulk_below=bulk,
@@ -95,9 +100,13 @@ def measure_posture(anatomy: Anatomy) -> Posture:
     )
 
 
-def _extent(mask: Mask, axis: int) -> slice:
+def _count(mask: Mask, axis: int) -> npt.NDArray[np.int64]:
+    """Count the voxels in every plane across an axis."""
+    return np.asarray(mask.sum(axis=tuple(other for other in range(3) if other != axis)))
+
+
+def _extent(counts: npt.NDArray[np.int64]) -> slice:
     """From the first to behind the last plane that holds at least a fiftieth of the fullest one."""
-    counts = mask.sum(axis=tuple(other for other in range(3) if other != axis))
     filled = np.flatnonzero(counts > _RIM_SHARE * counts.max())
     return slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 0)
 

@@ -92,5 +92,5 @@ def _judge(study: Study, series: Series, settings: QualitySettings) -> Row:
     verdict = "unfit" if found.fault else "doubtful" if any(doubt.holds for doubt in found.doubts) else "fit"
     region = "" if found.fault else found.region.name
     measured = tuple(found.figures.items())
-    notes = found.volume.notes
+    notes = found.volume.notes if found.volume else ()
     return Row(*name, verdict, region, found.score, reason, detail, found.doubts, notes, measured)

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medfinder.volume import Volume
-
 # What a filter answers: (reason, detail), or None for a pass.
 Fault = tuple[str, str] | None
 
@@ -31,28 +29,44 @@ def find_small_dimension(shape: tuple[int, int, int], *, limit: int) -> Fault:
     return "too small", f"{size} voxels, expected at least {limit} on each axis"
 
 
-def missing_share(volume: Volume) -> float:
-    """Measure which share of a volume holds no measurement.
+class BlankPlanes:
+    """Finds the planes of a volume, across any of its axes, that hold a single value from edge to edge.
 
-    The paper counts "missing voxels" and does not define them. Ours: the greater of two shares. Voxels that were
-    padding in the file, as the reader noted; and voxels in a plane, across any of the three axes, that holds a single
-    value from edge to edge. No scanner measures such a plane; zero-filled, lost and cropped slices are made of them.
-
-    Returns:
-        0 to 1.
+    No scanner measures such a plane; zero-filled, lost and cropped slices are made of them.
     """
-    measured = 1
-    for axis in range(3):
-        measured *= volume.shape[axis] - _count_blank(np.moveaxis(volume.hu, axis, 0))
-    blank = (volume.hu.size - measured) / volume.hu.size
-    return max(blank, volume.padding_share)
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._blank = [np.ones(count, bool) for count in shape]
+        self._values: list[npt.NDArray[Any] | None] = [None, None]
+
+    def add(self, at: int, slices: npt.NDArray[Any]) -> None:
+        """Add slices of the first axis, the first of which is the one that counts ``at``; all slices come once."""
+        self._blank[0][at : at + len(slices)] = _are_all(slices, slices[:, 0, 0])
+        for axis in (1, 2):
+            planes = np.moveaxis(slices, axis, 0)
+            values = self._values[axis - 1]
+            if values is None:
+                values = self._values[axis - 1] = planes[:, 0, 0].copy()
+            left = np.flatnonzero(self._blank[axis])
+            if len(left):
+                self._blank[axis][left] = _are_all(planes[left] if len(left) < len(planes) else planes, values[left])
+
+    @property
+    def share(self) -> float:
+        """Share of the voxels that lie in such planes."""
+        size = int(np.prod([len(one) for one in self._blank]))
+        measured = int(np.prod([np.count_nonzero(~one) for one in self._blank]))
+        return (size - measured) / size
 
 
-def _count_blank(planes: npt.NDArray[Any]) -> int:
+def _are_all(planes: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Tell of each plane whether it holds nothing but its value."""
     # Nearly every plane is known not to be blank after a few voxels of it.
     few = planes[:, :: max(1, planes.shape[1] // 8), :: max(1, planes.shape[2] // 8)]
-    may_be = np.flatnonzero((few == few[:, :1, :1]).all(axis=(1, 2)))
-    return sum(bool((planes[at] == planes[at, 0, 0]).all()) for at in may_be)
+    are_blank = (few == values[:, None, None]).all(axis=(1, 2))
+    for place in np.flatnonzero(are_blank):
+        are_blank[place] = (planes[place] == values[place]).all()
+    return np.asarray(are_blank)
 
 
 def find_missing_voxels(share: float, *, limit: float) -> Fault:

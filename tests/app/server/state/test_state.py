@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
@@ -141,6 +143,43 @@ def test_the_oldest_searches_go_but_not_those_that_were_judged(state: State, mon
     assert [one.id for one in state.searches("bert")] == [other]
     assert state.forget_searches("anna") == 4
     assert state.feedback() == []
+
+
+def test_searches_are_written_while_others_wait_and_no_reader_waits_for_later_ones(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, began, go_on, written = state._history._write, threading.Event(), threading.Event(), []
+
+    def slow(rows: Any) -> None:
+        written.append(len(rows))
+        began.set()
+        assert go_on.wait(20)
+        write(rows)
+
+    monkeypatch.setattr(state._history, "_write", slow)
+    state.add_search("anna", {"text": "first"}, 1)
+    assert began.wait(20)
+    ids = [state.add_search("anna", {"text": str(number)}, 1) for number in range(4)]
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(state.searches, "anna")
+        assert not read.done()
+        go_on.set()
+        assert {one.id for one in read.result(20)} >= set(ids)
+    assert written == [1, 4]
+
+
+def test_searches_that_cannot_be_written_are_told_in_the_log_without_their_words(
+    state: State, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for error in (StateError("no space left"), RuntimeError("effusion")):
+        with monkeypatch.context() as full:
+            full.setattr(state._history, "_write", Mock(side_effect=error))
+            state.add_search("anna", {"text": "effusion"}, 1)
+            assert list(state.searches("anna")) == []
+    assert "1 searches are not in the history: no space left" in caplog.text
+    assert "effusion" not in caplog.text
+    kept = state.add_search("anna", {"text": "effusion"}, 1)
+    assert [one.id for one in state.searches("anna")] == [kept]
 
 
 def test_feedback_is_on_ones_own_search_and_its_last_word_counts(state: State) -> None:
