@@ -70,29 +70,50 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """The patterns of one language by their first stem, and what is needed to bring a text into their form."""
+    """The patterns of one language, and what is needed to bring a text into their form.
+
+    Attributes:
+        patterns: those of one word and those with a gap behind the first, by their first stem.
+        runs: the others, by their first two stems.
+    """
 
     language: Language
     patterns: dict[str, list[Pattern]] = field(default_factory=dict)
+    runs: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
     names: dict[tuple[str, ...], str] = field(default_factory=dict)
     abbreviations: dict[str, str] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
     places: set[str] = field(default_factory=set)
+    adjectives: set[str] = field(default_factory=set)
+    compounds: dict[str, list[str]] = field(default_factory=dict)
+    halves: set[str] = field(default_factory=set)
     slips: dict[str, list[str]] = field(default_factory=dict)
     mended: dict[str, str] = field(default_factory=dict)
 
     def stems_of(self, text: str) -> list[str]:
         """Bring a sentence into the form of the patterns: abbreviations written out, words stemmed and mended."""
-        return self._join_places([self._stem(word) for word in words_of(expand_abbreviations(text, self.language))])
+        words = self._join_words(words_of(expand_abbreviations(text, self.language)))
+        return self._drop_commas([self._stem(word) for word in words])
 
-    def _join_places(self, stems: list[str]) -> list[str]:
-        """Drop the commas of "mediastinal, hilar, or axillary nodes", which part places and not findings."""
+    def _join_words(self, words: list[str]) -> list[str]:
+        """Join "gall bladder" and "peri-bronchial", halves that mean nothing alone; part "hepatosplenomegaly"."""
+        joined: list[str] = []
+        for word in words:
+            if joined and joined[-1] in self.halves and stem(joined[-1] + word, self.language) in self.known:
+                joined[-1] += word
+            else:
+                joined.extend(self.compounds.get(word, (word,)))
+        return joined
+
+    def _drop_commas(self, stems: list[str]) -> list[str]:
+        """Drop the commas of "mediastinal, hilar, or axillary nodes" and "tortuous, calcified aorta"."""
         if "," not in stems:
             return stems
         joined: list[str] = []
         for word, after in zip(stems, (*stems[1:], ""), strict=True):
             is_between = joined and joined[-1] in self.places and (after in self.places or after in _AND_OR)
-            if not (word == "," and is_between):
+            is_described = joined and {joined[-1], after} <= self.adjectives and not {"no", "not"} & set(joined[-3:])
+            if not (word == "," and (is_between or is_described)):
                 joined.append(word)
         return joined
 
@@ -110,6 +131,8 @@ class Lexicon:
 
 
 _MOST_REMEMBERED = 50_000
+# Letters; ours: below them a join is too often a chance ("a typical", "in duration").
+_SHORTEST_HALF, _SHORTEST_JOINED = 3, 8
 _AND_OR = ("and", "or", "y", "e", "o", "ni")
 
 
@@ -226,9 +249,13 @@ def load_lexicon(language: Language) -> Lexicon:
         for words in entry[language]:
             _add(lexicon, "generic", name, words)
     _add_triggers(lexicon, tables["trigger"][language])
-    for found in lexicon.patterns.values():
+    for found in (*lexicon.patterns.values(), *lexicon.runs.values()):
         found.sort(key=lambda pattern: -len(pattern.stems))
     lexicon.places.update(stems[0] for stems in _patterns_of(lexicon, "location") if len(stems) == 1)
+    lexicon.adjectives.update(stem(fold(word), language) for word in tables["adjectives"][language])
+    long = (word for word in lexicon.known if len(word) >= _SHORTEST_JOINED)
+    lexicon.halves.update({word[:at] for word in long for at in range(_SHORTEST_HALF, len(word))} - lexicon.known)
+    lexicon.compounds.update({word: words_of(parts) for word, parts in tables["compound"][language].items()})
     lexicon.slips.update(shortened_forms(_words_of_findings(language)))
     lexicon.known.update(stem(fold(word), language) for word in tables["no_slips"][language])
     return lexicon
@@ -264,7 +291,11 @@ def _add(lexicon: Lexicon, kind: str, name: str, words: str) -> None:
     )
     needed = frozenset(stems) - {GAP, WIDE_GAP}
     lexicon.known.update(needed)
-    lexicon.patterns.setdefault(stems[0], []).append(Pattern(stems, kind, name, needed))
+    pattern = Pattern(stems, kind, name, needed)
+    if len(stems) == 1 or stems[1].startswith(GAP):
+        lexicon.patterns.setdefault(stems[0], []).append(pattern)
+    else:
+        lexicon.runs.setdefault((stems[0], stems[1]), []).append(pattern)
     if kind == "keyword" and not {GAP, WIDE_GAP} & set(stems):
         lexicon.names.setdefault(stems, name)
         lexicon.names.setdefault(tuple(word for word in stems if word not in STOP_WORDS), name)

@@ -41,8 +41,8 @@ def find_matches(stems: Sequence[str], lexicon: Lexicon) -> list[Match]:
     present = frozenset(stems)
     matches = [
         Match(pattern.kind, pattern.name, at)
-        for start, stem in enumerate(stems)
-        for pattern in lexicon.patterns.get(stem, ())
+        for start, (stem, after) in enumerate(zip(stems, (*stems[1:], ""), strict=False))
+        for pattern in (*lexicon.runs.get((stem, after), ()), *lexicon.patterns.get(stem, ()))
         if pattern.needed <= present and (at := _fit(pattern.stems, stems, start))
     ]
     placing = [match for match in matches if match.kind in _PLACING]
@@ -138,7 +138,19 @@ def take_apart(stems: Sequence[str], lexicon: Lexicon) -> Sentence:
 def _drop_plain(keywords: Sequence[Match]) -> list[Match]:
     """Drop "soft tissue mass" where "pleural ... mass" reads the same noun: plain names give way to an organ's."""
     told = {match.last for match in keywords if match.name not in _PLAIN}
-    return [match for match in keywords if match.name not in _PLAIN or match.last not in told]
+    kept = [match for match in keywords if match.name not in _PLAIN or match.last not in told]
+    return [match for match in kept if match.name not in _ENLARGED or not _speaks_of_other(match, kept)]
+
+
+def _speaks_of_other(enlarged: Match, keywords: Sequence[Match]) -> bool:
+    """Say whether what is enlarged is a finding between: "liver metastases have increased in size"."""
+    return any(
+        other.name not in _ENLARGED and enlarged.first < other.last < enlarged.last and other.last not in enlarged.at
+        for other in keywords
+    )
+
+
+_ENLARGED = ("enlarged", "hepatomegaly", "splenomegaly", "goitre", "cardiomegaly")
 
 
 _PLAIN = ("mass", "nodule")
@@ -163,7 +175,12 @@ def _of_same_organ(name: str, before: str) -> str | None:
     """Read "cysts" in "liver lesions, likely cysts" as the organ's whose finding stands before."""
     for organ in load_tables()["organ"].values():
         made = organ["makes"].get(name)
-        if made and made != before and before in organ["makes"].values() and name in _SAME_ORGAN:
+        if (
+            made
+            and (made != before or name == "metastasis")
+            and before in organ["makes"].values()
+            and name in _SAME_ORGAN
+        ):
             return str(made)
     return None
 
@@ -184,6 +201,9 @@ def _organ_of(keyword: Match, organs: Sequence[Match], matches: Sequence[Match],
     if not near or near[0].kind != "organ" or near[0].first in keyword.at:
         return None
     organ = near[0]
+    others = (match for match in matches if match.kind == "keyword")
+    if keyword.name == "enlarged" and any(organ.first in match.at for match in others):
+        return None
     between = (
         range(organ.last + 1, keyword.first) if organ.last < keyword.first else range(keyword.last + 1, organ.first)
     )

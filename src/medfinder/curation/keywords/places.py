@@ -24,11 +24,13 @@ def place_findings(sentence: Sentence, language: Language) -> list[Finding]:
     parts = _cut(sentence)
     placing = [match for match in sentence.matches if match.kind in ("side", "location")]
     found: list[Finding] = []
-    for index, match in enumerate(sentence.keywords):
+    for match in sentence.keywords:
         near = parts[match.last]
         own = [other for other in sentence.keywords if other.last in near]
         inside = [other for other in placing if other.first in near and _owner(other, own, language) is match]
-        side = None if load_keywords()[match.name].is_midline else _side_of(inside, found[index - 1 : index])
+        before = [other for other in reversed(found) if other.laterality and other.name != match.name][:1]
+        is_sideless = load_keywords()[match.name].is_midline or _is_in_both(match, inside)
+        side = None if is_sideless else _side_of(inside, before)
         location = _location_of(inside) or _level(near, sentence.stems)
         size_mm = _size_mm(near, sentence.stems, match, own)
         found.append(Finding(match.name, laterality=side, location=location, size_mm=size_mm))
@@ -71,6 +73,16 @@ def _owner(placed: Match, own: Sequence[Match], language: Language) -> Match:
     return min(own, key=distance)
 
 
+def _is_in_both(match: Match, inside: Sequence[Match]) -> bool:
+    """Say whether a side tells of some nodes only: "mediastinal and left hilar nodes"."""
+    if "adenopathy" not in match.name:
+        return False
+    places = [place for place in inside if place.kind == "location"]
+    sides = [side for side in inside if side.kind == "side"]
+    names = {place.name for place in places}
+    return bool(sides) and len(places) > 1 and "mediastinal" in names and places[0].first < sides[0].first
+
+
 def _side_of(inside: Sequence[Match], before: Sequence[Finding]) -> Laterality | None:
     sides = {match.name for match in inside if match.kind == "side"} - {"none"}
     if sides == {"same"} and before:
@@ -103,11 +115,17 @@ def _share_places(sentence: Sentence, found: list[Finding]) -> None:
             match.kind == "location" and match.first > keywords[index + 1].last for match in sentence.matches
         )
         midline = load_keywords()[here.name].is_midline
-        if is_joined and is_behind and not midline and here.laterality is None and here.location is None:
-            found[index] = replace(here, laterality=after.laterality, location=after.location)
+        is_told = here.location is not None and here.location not in ("peripheral", "diffuse")
+        if is_joined and is_behind and not midline and here.laterality is None and not is_told:
+            found[index] = replace(here, laterality=after.laterality, location=here.location or after.location)
+    for index, (before, here) in enumerate(pairwise(found), start=1):
+        if here.name in _INSIDE and here.laterality is None and here.location is None:
+            found[index] = replace(here, laterality=before.laterality, location=before.location)
 
 
-_JOINING = ("and", "or", "y", "e", "o", "u", "versus", "vs")
+_JOINING = ("and", "or", "nor", "y", "e", "o", "u", "ni", "versus", "vs", "with", "without", "con", "sin")
+# What is inside of what stands before it: "consolidation in the left lower lobe with air bronchograms".
+_INSIDE = ("air bronchogram", "tree-in-bud")
 
 
 def _level(near: Iterable[int], stems: Sequence[str]) -> str | None:

@@ -22,6 +22,8 @@ _RANKS: dict[Status, int] = {"absent": 0, "uncertain": 1, "present": 2}
 _VERBS = ("deny", "doubt", "memory")
 # "A or B", said of two findings without a denial, leaves both open; words between A and "or", ours.
 _NEAR = 5
+_CONTRASTS = ("rather than", "instead of", "as opposed to", "en lugar de", "en vez de", "más que")
+_OPERATIONS = ("lobectomy", "mastectomy", "lung transplant", "post-radiotherapy changes", "osteosynthesis material")
 # Words between a comma and "resolved"; ours.
 _LONGEST_APPENDED = 3
 
@@ -94,13 +96,18 @@ def _read_sentence(stems: Sequence[str], lexicon: Lexicon) -> list[Finding]:
 def _judge(sentence: Sentence) -> list[Status | None]:
     """Give each keyword its status; None for what is history only."""
     reached: dict[str, set[int]] = {verb: set() for verb in _VERBS}
-    for trigger in sentence.matches:
+    for trigger in sorted(sentence.matches, key=lambda match: match.name in _CONTRASTS):
         verb = trigger.kind.partition("_")[0]
         if verb in reached:
-            reached[verb] |= _reach(trigger, sentence)
+            # "Likely atelectasis rather than pneumonia" leaves both open.
+            is_doubted = trigger.name in _CONTRASTS and trigger.first in reached["doubt"]
+            reached["doubt" if is_doubted else verb] |= _reach(trigger, sentence)
     statuses: list[Status | None] = []
+    causes = _causes(sentence)
     for match in sentence.keywords:
-        if match.last in reached["deny"]:
+        if match in causes:
+            statuses.append(None)
+        elif match.last in reached["deny"]:
             statuses.append("absent")
         elif match.last in reached["doubt"]:
             statuses.append("uncertain")
@@ -115,6 +122,17 @@ def _judge(sentence: Sentence) -> list[Status | None]:
         if statuses[before] == statuses[after] == "present":
             statuses[before] = statuses[after] = "uncertain"
     return statuses
+
+
+def _causes(sentence: Sentence) -> list[Match]:
+    """Find what an operation was for: "lobectomy for carcinoma" tells of the past."""
+    return [
+        after
+        for before, after in pairwise(sentence.keywords)
+        if before.name in _OPERATIONS
+        and sentence.stems[before.last + 1] in ("for", "por")
+        and not PUNCTUATION & set(sentence.stems[before.last + 1 : after.first])
+    ]
 
 
 def _restatements(sentence: Sentence) -> Iterator[tuple[int, int]]:
@@ -146,6 +164,9 @@ def _reach(trigger: Match, sentence: Sentence) -> set[int]:
     if verb == "memory" and sentence.stems[trigger.last + 1 : trigger.last + 2] == [":"]:
         # "Antecedentes: EPOC, neumonía en 2015": a heading, so that all that follows is history.
         return set(range(trigger.last + 2, len(sentence.stems)))
+    if where == "on":
+        # "Differential includes oedema, haemorrhage and drug reaction": the list ends with its sentence.
+        return set(_reach_list(trigger, sentence))
     reach = set(_reach_on(trigger, sentence, ends_at_with=verb != "deny"))
     if where == "both":
         return reach | set(_nearest(_reach_back(trigger, sentence), sentence))
@@ -196,6 +217,15 @@ def _reach_on(trigger: Match, sentence: Sentence, *, ends_at_with: bool) -> Iter
         here += 1
 
 
+def _reach_list(trigger: Match, sentence: Sentence) -> Iterator[int]:
+    """Go on from a trigger to the end of what it lists, over commas and "and"."""
+    for here in range(trigger.last + 1, len(sentence.stems)):
+        match = sentence.by_start.get(here)
+        if (match is not None and match.kind in ("end", "verb")) or sentence.stems[here] in ";:":
+            return
+        yield here
+
+
 def _end_of_bare_list(comma: int, sentence: Sentence) -> int:
     """Find the end of "no effusion, consolidation, pneumothorax"; the comma itself when it starts no such list.
 
@@ -204,6 +234,9 @@ def _end_of_bare_list(comma: int, sentence: Sentence) -> int:
     bare = {match.first: match.last + 1 for match in sentence.keywords}
     here, items = comma, 0
     while sentence.stems[here : here + 1] == [","] and here + 1 in bare:
+        here, items = bare[here + 1], items + 1
+    # "Negative for embolism, dissection and pneumonia".
+    if items and sentence.stems[here : here + 1] in (["and"], ["y"], ["e"]) and here + 1 in bare:
         here, items = bare[here + 1], items + 1
     return here if items > 1 and (here == len(sentence.stems) or sentence.stems[here] in PUNCTUATION) else comma
 

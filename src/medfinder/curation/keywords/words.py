@@ -17,6 +17,8 @@ _SHORTEST_MEANT = 8
 
 _ACCENTS = re.compile("[\u0300-\u036f]")
 _WORD = re.compile(r"\d+(?:[.,]\d+)?|[^\W\d_]+\d*|[,;:()]")
+# "Koch's disease" is one with "Koch disease".
+_POSSESSIVE = re.compile(r"(?<=[a-z])['’]s\b")
 
 _IRREGULAR = {
     "pneumothoraces": "pneumothorax", "bullae": "bulla", "granulomata": "granuloma", "dilation": "dilatation",
@@ -39,7 +41,8 @@ def words_of(text: str) -> list[str]:
         >>> words_of("Nódulo (LSD), de 1,5 cm")
         ['nodulo', '(', 'lsd', ')', ',', 'de', '1,5', 'cm']
     """
-    return _WORD.findall(fold(text))
+    folded = fold(text)
+    return _WORD.findall(_POSSESSIVE.sub("", folded) if "'" in folded or "’" in folded else folded)
 
 
 @cache
