@@ -74,6 +74,8 @@ def _fit(pattern: Sequence[str], stems: Sequence[str], start: int) -> tuple[int,
 
 def _unmask(matches: list[Match]) -> list[Match]:
     """Drop keywords that an ignored phrase hides, and harmless phrases ("no increase") that run into a keyword."""
+    if not any(match.kind in ("ignore", "free") for match in matches):
+        return matches
     ignored = _by_word(match for match in matches if match.kind == "ignore")
     keywords = _by_word(match for match in matches if match.kind == "keyword")
 
@@ -87,6 +89,8 @@ def _unmask(matches: list[Match]) -> list[Match]:
 
 def _drop_parts(matches: Sequence[Match]) -> list[Match]:
     """Keep the matches whose words are not all part of a longer one: "effusion" in "pericardial effusion"."""
+    if len(matches) < 2:
+        return list(matches)
     by_word = _by_word(matches)
     kept: dict[tuple[str, tuple[int, ...]], Match] = {}
     for match in matches:
@@ -166,7 +170,7 @@ def _settle_organs(keywords: Sequence[Match], matches: Sequence[Match], stems: S
         meant = made.get(keyword.name, "" if keyword.kind == "generic" else keyword.name)
         name = meant if organ or not settled else _of_same_organ(keyword.name, settled[-1].name) or meant
         if name:
-            settled.append(replace(keyword, name=name))
+            settled.append(keyword if name == keyword.name else replace(keyword, name=name))
     return settled
 
 
@@ -175,12 +179,7 @@ def _of_same_organ(name: str, before: str) -> str | None:
     """Read "cysts" in "liver lesions, likely cysts" as the organ's whose finding stands before."""
     for organ in load_tables()["organ"].values():
         made = organ["makes"].get(name)
-        if (
-            made
-            and (made != before or name == "metastasis")
-            and before in organ["makes"].values()
-            and name in _SAME_ORGAN
-        ):
+        if made and made != before and before in organ["makes"].values() and name in _SAME_ORGAN:
             return str(made)
     return None
 
