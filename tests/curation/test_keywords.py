@@ -505,6 +505,36 @@ def test_doubt_and_denial_reach_what_they_are_said_of(sentence: str, language: L
 
 
 @pytest.mark.parametrize(
+    ("sentence", "language", "expected"),
+    [
+        ("The differential includes edema, diffuse alveolar hemorrhage and pneumonia.", "en",
+         "?pulmonary oedema ?alveolar haemorrhage ?pneumonia"),
+        ("Negative for embolism, aortic dissection and pneumonia.", "en",
+         "-pulmonary embolism -aortic dissection -pneumonia"),
+        ("Likely atelectasis rather than pneumonia.", "en", "?atelectasis ?pneumonia"),
+        ("Atelectasis rather than pneumonia.", "en", "atelectasis -pneumonia"),
+        ("None of the nodules shows cavitation.", "en", "nodule -cavity"),
+        ("Right upper lobectomy for lung cancer.", "en", "lobectomy/right"),
+        ("Nodules, s/o TB.", "en", "nodule ?tuberculosis"),
+        ("Mild hepatosplenomegaly.", "en", "hepatomegaly splenomegaly"),
+        ("No hepatosplenomegaly.", "en", "-hepatomegaly -splenomegaly"),
+        ("Gall bladder shows multiple calculi.", "en", "cholelithiasis"),
+        ("Tortuous, calcified aorta.", "en", "aortic elongation aortic calcification"),
+        ("Not enlarged, calcified nodes.", "en", "calcified adenopathy"),
+        ("Liver metastases have increased in size.", "en", "hepatic metastasis"),
+        ("metastasis hepaticas que han aumentado de tamaño", "es", "hepatic metastasis"),
+        ("Atrophic pancreas without ductal dilatation.", "en", ""),
+        ("Hyperinflated lungs.", "en", ""),
+        ("Septic emboli.", "en", ""),
+        ("Consolidation in the left lung with air bronchograms.", "en", "consolidation/left air bronchogram/left"),
+        ("fracturas costales en fase de consolidacion", "es", "rib fracture"),
+    ],
+)  # fmt: skip
+def test_lists_joined_words_and_other_turns_of_speech_are_understood(sentence: str, language: Language, expected: str):
+    check(sentence, expected, language)
+
+
+@pytest.mark.parametrize(
     ("word", "same"),
     [
         ("visualised", "visualized"), ("demineralisation", "demineralization"), ("granulomata", "granulomas"),
