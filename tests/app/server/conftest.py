@@ -1,6 +1,9 @@
 """A small index with a model that needs no torch, and the service in front of it."""
 
 import hashlib
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,10 +11,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
+from medfinder.app.server import run
 from medfinder.app.server.application import make_app
 from medfinder.app.server.settings import Limits
+from medfinder.models.protocol import DualEncoder
 from medfinder.records import Case, Finding
 from medfinder.retrieval.index import SearchIndex
 from medfinder.volume import Grid
@@ -109,6 +115,23 @@ def serve(index: SearchIndex, folder: Path, **limits: float) -> Iterator[TestCli
     )
     with TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False) as client:
         yield client
+
+
+@contextmanager
+def listen(index: SearchIndex, model: DualEncoder, folder: Path, limits: Limits | None = None) -> Iterator[int]:
+    """Serve on a real socket of loopback, and give its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    app = make_app(index, model, folder=folder, limits=limits, hosts=frozenset({f"127.0.0.1:{port}"}))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, http=run.PatientProtocol, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield port
+    server.should_exit = True
+    thread.join(10)
 
 
 @pytest.fixture(scope="session")

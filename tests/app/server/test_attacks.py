@@ -16,16 +16,16 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from medfinder.app.server import run
-from medfinder.app.server.application import make_app
 from medfinder.app.server.settings import Limits
 from medfinder.models.protocol import DualEncoder
 from medfinder.retrieval.index import SearchIndex
+
+from .conftest import listen
 
 SCRIPT = b"<script>alert(document.cookie)</script>"
 # Ours: a caller is cut after a second or two, and the machine may be busy.
@@ -40,19 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def port(library: SearchIndex, stand_in: DualEncoder, folder: Path) -> Iterator[int]:
     """A server that loses its patience soon."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     limits = Limits(silence_s=0.5, upload_s=1.5, read_s=30, memory_mb=8_192)
-    app = make_app(library, stand_in, folder=folder, limits=limits, hosts=frozenset({f"127.0.0.1:{port}"}))
-    server = uvicorn.Server(uvicorn.Config(app, port=port, http=run.PatientProtocol, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield port
-    server.should_exit = True
-    thread.join(10)
+    with listen(library, stand_in, folder, limits) as port:
+        yield port
 
 
 @pytest.fixture

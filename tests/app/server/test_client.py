@@ -1,38 +1,25 @@
 """A real server on this machine, asked by the client: the same words, the same refusals, slow and silent callers."""
 
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from medfinder import Client
 from medfinder.app.server import run
-from medfinder.app.server.application import make_app
 from medfinder.client import ServerError
 from medfinder.errors import ConfigError
 from medfinder.models.protocol import DualEncoder
 from medfinder.retrieval.index import SearchIndex
 
+from .conftest import listen
+
 
 @pytest.fixture(scope="module")
 def port(library: SearchIndex, stand_in: DualEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    hosts = frozenset({f"127.0.0.1:{port}"})
-    app = make_app(library, stand_in, folder=tmp_path_factory.mktemp("state"), hosts=hosts)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, http=run.PatientProtocol, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield port
-    server.should_exit = True
-    thread.join(10)
+    with listen(library, stand_in, tmp_path_factory.mktemp("state")) as port:
+        yield port
 
 
 @pytest.fixture
