@@ -80,8 +80,9 @@ def open_place(
     if (index is None) == (server is None):
         raise ConfigError("give INDEX or --server URL, one of the two")
     if server is not None:
-        if key_file or study_map or model or make_key:
-            raise ConfigError("a server has its own key and model; leave out --key-file, --study-map and --model")
+        if key_file or study_map or model or make_key or view_mm != VIEW_MM:
+            told = "leave out --key-file, --study-map, --model and --view-mm"
+            raise ConfigError(f"a server has its own key, model and settings; {told}")
         return open_server(server, folder)
     assert index is not None
     return open_index_folder(index, model, key_file, study_map, make_key=make_key, view_mm=view_mm)
