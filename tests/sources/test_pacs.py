@@ -30,7 +30,8 @@ from medfinder.sources.pacs import PacsSettings
 from medfinder.volume import Grid, read_volume
 
 WriteSeries = Callable[..., list[Path]]
-BOUNDARY = "part"
+# As long as a real server's.
+BOUNDARY = "5f0c8a2e-7d41-4b39-9c66-1e2f3a4b5c6d"
 # Long enough for a busy machine to answer in, shorter than the silence.
 SHORT_S = 2.0
 
@@ -97,13 +98,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._send(json.dumps(value).encode(), "application/dicom+json")
 
     def _send_parts(self, parts: list[bytes], fault: str) -> None:
-        body = b"".join(b"--part\r\nContent-Type: application/dicom\r\n\r\n" + part + b"\r\n" for part in parts)
-        body += b"--part--\r\n"
+        mark = f"--{BOUNDARY}".encode()
+        body = b"".join(mark + b"\r\nContent-Type: application/dicom\r\n\r\n" + part + b"\r\n" for part in parts)
+        body += mark + b"--\r\n"
         kind = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
         if fault == "cut":
             self._send(body[: len(body) * 2 // 3], kind, length=len(body))
-        elif fault == "cut, and the length says so":
-            self._send(body[: len(body) - 150], kind)
+        elif fault.startswith("cut by "):
+            # And the length says so: nothing but the parts themselves tell it.
+            self._send(body[: -int(fault.removeprefix("cut by "))], kind)
         else:
             self._send(body, kind)
 
@@ -265,7 +268,10 @@ def test_a_search_that_finds_nothing_says_so(server: Server, settings: PacsSetti
         ("series/1.2.3.2.1", "silence", "timed out"),
         ("series/1.2.3.2.1", "html", "unreadable answer"),
         ("series/1.2.3.2.1", "cut", "incomplete"),
-        ("series/1.2.3.2.1", "cut, and the length says so", "incomplete"),
+        ("series/1.2.3.2.1", "cut by 150", "incomplete"),
+        # Inside the last mark: the images are whole, the answer is not.
+        ("series/1.2.3.2.1", "cut by 10", "incomplete"),
+        ("series/1.2.3.2.1", "cut by 25", "incomplete"),
         ("series/1.2.3.2.1", "one less", "incomplete"),
     ],
 )

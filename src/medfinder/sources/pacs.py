@@ -37,6 +37,8 @@ _URL = re.compile(r"(https?):/+(.+)")
 _PAGE = 200
 # Values of these kinds are long or name people; no header is judged by them.
 _NOT_KEPT = frozenset(("PN", "SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+# What a reader takes for a tag where an answer broke off inside the mark between two images: CR LF - -.
+_MARKS = (0x0A0D2D2D, 0x0D0A2D2D)
 # The transfer syntaxes in which PixelData has the length that the header tells (DICOM PS3.5, A.1 to A.3).
 _PLAIN = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"))
 
@@ -460,7 +462,7 @@ class _Server:
             ) from None
         except requests.exceptions.RequestException as error:
             self._refuse(is_study, "refused by the server", type(error).__name__)
-        except (ValueError, KeyError, EOFError, pydicom.errors.InvalidDicomError) as error:
+        except (ValueError, TypeError, KeyError, EOFError, pydicom.errors.InvalidDicomError) as error:
             self._refuse(is_study, "unreadable answer", f"{type(error).__name__} while reading the answer")
 
     def _refuse(self, is_study: bool, reason: str, detail: str) -> None:
@@ -521,7 +523,12 @@ def _as_header(answer: Mapping[str, Any]) -> Any:
 
 
 def _is_cut_off(image: Any) -> bool:
-    """Tell whether an image has fewer bytes than its header says; only what is not compressed can be told."""
+    """Tell whether an answer ended in this image: fewer bytes than its header says, or half a mark after them.
+
+    Of what is compressed, missing bytes cannot be told.
+    """
+    if any(mark in image for mark in _MARKS):
+        return True
     if image.file_meta.TransferSyntaxUID not in _PLAIN or "PixelData" not in image:
         return "Rows" in image and "PixelData" not in image
     frames = int(image.get("NumberOfFrames") or 1)
