@@ -1,6 +1,6 @@
 """How well the keyword library reads sentences that it was not written for, and how long it takes.
 
-    python benchmarks/keywords.py [--half a|b|c|d|e|f|g|h] [--findings] [--mistakes]
+    python benchmarks/keywords.py [--half a|b|c|d|e|f|g|h|i|j] [--findings] [--mistakes]
 
 In: ``tests/curation/gold/sentences_{es,en}.tsv``, whose README says how they were made. Out: precision, recall, F1 of
 (finding, status) and of (finding, status, side) with 95% bootstrap intervals over sentences, per language; with
@@ -152,7 +152,7 @@ def show_time() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--half", choices=list("abcdefgh"), default="d")
+    parser.add_argument("--half", choices=list("abcdefghij"), default="d")
     parser.add_argument("--findings", action="store_true", help="scores per finding")
     parser.add_argument("--mistakes", action="store_true", help="what is read wrongly, of a, c, e and h")
     asked = parser.parse_args()

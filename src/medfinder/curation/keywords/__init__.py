@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from medfinder.curation.keywords.labels import map_labels, read_label, resolve_label
-from medfinder.curation.keywords.library import Keyword, expand_abbreviations, load_keywords, resolve_keyword
+from medfinder.curation.keywords.library import (
+    Keyword,
+    expand_abbreviations,
+    kinds_of,
+    load_keywords,
+    resolve_keyword,
+)
 from medfinder.curation.keywords.reading import extract_findings, is_negated
 from medfinder.curation.keywords.sentences import split_sentences
 
@@ -23,6 +29,7 @@ __all__ = [
     "expand_abbreviations",
     "extract_findings",
     "is_negated",
+    "kinds_of",
     "map_labels",
     "read_label",
     "resolve_keyword",

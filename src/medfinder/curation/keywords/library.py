@@ -75,6 +75,7 @@ class Lexicon:
     Attributes:
         patterns: those of one word and those with a gap behind the first, by their first stem.
         runs: the others, by their first two stems.
+        signs: the words of names that give way to the finding itself.
     """
 
     language: Language
@@ -85,6 +86,7 @@ class Lexicon:
     known: set[str] = field(default_factory=set)
     places: set[str] = field(default_factory=set)
     adjectives: set[str] = field(default_factory=set)
+    signs: set[tuple[str, ...]] = field(default_factory=set)
     compounds: dict[str, list[str]] = field(default_factory=dict)
     halves: set[str] = field(default_factory=set)
     slips: dict[str, list[str]] = field(default_factory=dict)
@@ -208,6 +210,18 @@ def load_tables() -> Mapping[str, Any]:
 
 
 @cache
+def kinds_of(name: str) -> tuple[str, ...]:
+    """List a keyword and all that it is the wider one of: who asks for pneumonia asks for COVID-19, too.
+
+    Example:
+        >>> kinds_of("pulmonary fibrosis"), kinds_of("goitre")
+        (('pulmonary fibrosis', 'honeycombing'), ('goitre',))
+    """
+    narrower = (one for one, keyword in load_keywords().items() if keyword.parent == name)
+    return (name, *(kind for one in narrower for kind in kinds_of(one)))
+
+
+@cache
 def load_keywords() -> Mapping[str, Keyword]:
     """Read the keywords, by canonical name."""
     keywords = {}
@@ -237,6 +251,8 @@ def load_lexicon(language: Language) -> Lexicon:
     for keyword in load_keywords().values():
         for words in keyword.names_en if language == "en" else keyword.names_es:
             _add(lexicon, "keyword", keyword.name, words)
+        for words in tables["keyword"][keyword.name].get(f"signs_{language}", ()):
+            lexicon.signs.add(tuple(stem(word, language) for word in words_of(words.replace(GAP, " "))))
         full = keyword.name if language == "en" else keyword.names_es[0]
         for short in tables["keyword"][keyword.name].get(f"abbr_{language}", ()):
             lexicon.abbreviations[short.lower()] = full

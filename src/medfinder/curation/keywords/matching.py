@@ -12,8 +12,38 @@ from medfinder.curation.keywords.library import GAP, STOP_WORDS, Lexicon, load_t
 # Words, little ones not counted; ours: "fractures of the left sixth and seventh ribs" needs four.
 _LONGEST_GAP = 6
 PUNCTUATION = frozenset(",;:()")
-_NEVER_IN_WIDE_GAP = PUNCTUATION | {"with", "con", "but", "pero", "there", "hay"}
-_NEVER_IN_GAP = _NEVER_IN_WIDE_GAP | {"and", "or", "nor", "y", "e", "o", "u", "ni"}
+_JOINING = frozenset(["and", "or", "nor", "y", "e", "o", "u", "ni"])
+_NEVER_IN_WIDE_GAP = PUNCTUATION | {
+    "with", "con", "without", "but", "pero", "there", "hay", "given", "versus", "vs", "abutting", "near", "suggest",
+    "suggesting", "suggestive", "represent", "representing", "reflect", "reflecting", "suspicious", "concerning",
+    "worrisome",
+}  # fmt: skip
+_NEVER_IN_GAP = _NEVER_IN_WIDE_GAP | _JOINING
+# "Dilated bowel anterior to the aorta": what lies beside is not what is dilated.
+_BESIDE = frozenset(["adjacent", "anterior", "posterior", "lateral", "medial", "superior", "inferior", "next", "close"])
+# What may stand between "and" and the noun that both sides share: "fractures of the fifth and sixth ribs".
+_LIGHT = STOP_WORDS | {
+    "left", "right", "both", "upper", "lower", "main", "great", "thoracic", "abdominal", "ascending", "descending",
+    "anterior", "posterior", "lateral", "mediastinal", "hilar", "axillary", "subcarinal", "paratracheal",
+    "prevascular", "supraclavicular", "lymph", "artery", "th", "third", "fourth", "fifth", "sixth", "seventh", "eighth",
+    "ninth", "tenth", "eleventh", "izquierdo", "derecho", "ambo", "toracico", "ascendente", "descendente",
+    "mediastinico", "hiliar", "axilar", "arco", "arterio", "tercer", "cuarto", "quinto", "sexto", "septimo", "octavo",
+    "noveno", "decimo",
+}  # fmt: skip
+# Nouns that "and" parts from what follows: "coronary calcification and dilated aorta".
+_THINGS = frozenset([
+    "calcification", "calcium", "plaque", "atheroma", "atheromatosis", "atherosclerosis", "arteriosclerosis",
+    "fracture", "fibrosis", "reticulation",
+])  # fmt: skip
+# Behind a finding, these say that nobody has it: "referred to the lung nodule clinic".
+_SERVICES = frozenset([
+    "clinic", "protocol", "detection", "screening", "mdt", "pathway", "service", "guideline", "program", "programme",
+    "vaccine", "vaccination", "algorithm", "registry", "nurse", "specialist", "team", "trial",
+])  # fmt: skip
+_OPENING = frozenset("(,:")
+_UNCOUNTED = STOP_WORDS | {"th"}
+# Words between two signs that say a measure: "pulmonary artery, measuring 34 mm, is enlarged"; ours.
+_LONGEST_ASIDE = 8
 _PLACING = ("location", "side")
 
 
@@ -43,11 +73,13 @@ def find_matches(stems: Sequence[str], lexicon: Lexicon) -> list[Match]:
         Match(pattern.kind, pattern.name, at)
         for start, (stem, after) in enumerate(zip(stems, (*stems[1:], ""), strict=False))
         for pattern in (*lexicon.runs.get((stem, after), ()), *lexicon.patterns.get(stem, ()))
-        if pattern.needed <= present and (at := _fit(pattern.stems, stems, start))
+        if pattern.stems[-1] in present and pattern.needed <= present and (at := _fit(pattern.stems, stems, start))
     ]
     placing = [match for match in matches if match.kind in _PLACING]
     organs = [match for match in matches if match.kind == "organ"]
-    others = _unmask([match for match in matches if match.kind not in (*_PLACING, "organ")])
+    others = _drop_stretched(
+        _unmask([match for match in matches if match.kind not in (*_PLACING, "organ")]), stems, lexicon
+    )
     kept = (match for group in (placing, organs, others) for match in _drop_parts(group))
     return sorted(kept, key=lambda match: match.at)
 
@@ -62,14 +94,48 @@ def _fit(pattern: Sequence[str], stems: Sequence[str], start: int) -> tuple[int,
             gap, never = _LONGEST_GAP, _NEVER_IN_GAP if wanted == GAP else _NEVER_IN_WIDE_GAP
             continue
         here = at[-1] + 1
-        while gap and here < len(stems) and stems[here] != wanted and stems[here] not in never:
-            gap -= stems[here] not in STOP_WORDS
-            here += 1
+        while gap and here < len(stems) and stems[here] != wanted:
+            word = stems[here]
+            behind = _pass_aside(stems, here) if word in _OPENING else here
+            if behind == here and (word in never or (word == "to" and stems[here - 1] in _BESIDE)):
+                break
+            gap -= behind == here and word not in _UNCOUNTED and not word[0].isdigit()
+            here = max(behind, here + 1)
         if here >= len(stems) or stems[here] != wanted:
             return ()
+        if never is not _NEVER_IN_GAP and not _belongs_together(stems[at[-1]], stems[at[-1] + 1 : here]):
+            return ()
         at.append(here)
-        gap = 0
+        gap, never = 0, _NEVER_IN_GAP
     return tuple(at)
+
+
+def _pass_aside(stems: Sequence[str], here: int) -> int:
+    """Go past a measure between two signs, "(34 mm)", past ", however," and the sign before "not"; else stay."""
+    if stems[here] != "(" and stems[here + 1 : here + 2] in (["not"], ["none"]):
+        return here + 1
+    close = {"(": ")", ",": ","}.get(stems[here])
+    for end in range(here + 2, min(here + 2 + _LONGEST_ASIDE, len(stems))):
+        if stems[end] == close:
+            aside = stems[here + 1 : end]
+            return end + 1 if "mm" in aside or "cm" in aside or aside == ["however"] else here
+    return here
+
+
+def _belongs_together(first: str, between: Sequence[str]) -> bool:
+    """Say whether an "and" in a wide gap joins what shares the last word.
+
+    "Pleural and pericardial effusion" does, and "fractures of the fifth and sixth ribs"; "pleural effusion and
+    bronchial thickening" does not.
+    """
+    joins = [index for index, word in enumerate(between) if word in _JOINING]
+    if not joins:
+        return True
+    behind = between[joins[-1] + 1 :]
+    if joins[0] == 0:
+        is_shared = first not in _THINGS or "of" in behind or "in" in behind
+        return bool(behind) and is_shared and behind[0] not in ("a", "an")
+    return all(word in _LIGHT or word[0].isdigit() for word in behind)
 
 
 def _unmask(matches: list[Match]) -> list[Match]:
@@ -85,6 +151,30 @@ def _unmask(matches: list[Match]) -> list[Match]:
         return match.kind == "free" and any(word in keywords for word in match.at)
 
     return [match for match in matches if not is_hidden(match)]
+
+
+def _drop_stretched(matches: list[Match], stems: Sequence[str], lexicon: Lexicon) -> list[Match]:
+    """Drop names with a gap where a nearer one takes their word: "enlarged nodes along the aorta" is no large aorta."""
+    stretched = [match for match in matches if match.kind == "keyword" and match.last - match.first >= len(match.at)]
+    if not stretched:
+        return matches
+    by_word = _by_word(match for match in matches if match.kind == "keyword")
+
+    def is_taken(match: Match) -> bool:
+        if any(word in _JOINING for word in stems[match.first : match.last]):
+            return False
+        return any(
+            other.name not in (match.name, *_PLAIN)
+            and match.first <= other.first
+            and other.last <= match.last
+            and other.last - other.first < match.last - match.first
+            and not set(other.at) < set(match.at)
+            for word in ((match.first, match.last) if stems[match.last] in lexicon.adjectives else (match.first,))
+            for other in by_word[word]
+        )
+
+    taken = [match for match in stretched if is_taken(match)]
+    return [match for match in matches if match not in taken]
 
 
 def _drop_parts(matches: Sequence[Match]) -> list[Match]:
@@ -135,8 +225,25 @@ class Sentence:
 def take_apart(stems: Sequence[str], lexicon: Lexicon) -> Sentence:
     """Find what means something in a sentence, each keyword read as one of the organ that it stands by."""
     matches = find_matches(stems, lexicon)
-    keywords = [match for match in matches if match.kind in ("keyword", "generic")]
-    return Sentence(stems, matches, _settle_organs(_drop_plain(keywords), matches, stems))
+    keywords = [
+        match for match in matches if match.kind in ("keyword", "generic") and not _is_of_a_service(match, stems)
+    ]
+    told = _drop_signs(_drop_plain(keywords), stems, lexicon)
+    return Sentence(stems, matches, _settle_organs(told, matches, stems))
+
+
+def _is_of_a_service(match: Match, stems: Sequence[str]) -> bool:
+    """Say whether a keyword only names a clinic, a protocol or a guideline: "referred to the lung nodule clinic"."""
+    return match.last + 1 < len(stems) and stems[match.last + 1] in _SERVICES
+
+
+def _drop_signs(keywords: Sequence[Match], stems: Sequence[str], lexicon: Lexicon) -> list[Match]:
+    """Drop a sign beside the name of what it is a sign of: "mosaic attenuation, likely air trapping"."""
+    if len(keywords) < 2:
+        return list(keywords)
+    signs = [match for match in keywords if tuple(stems[word] for word in match.at) in lexicon.signs]
+    named = {match.name for match in keywords if match not in signs}
+    return [match for match in keywords if match not in signs or match.name not in named]
 
 
 def _drop_plain(keywords: Sequence[Match]) -> list[Match]:
@@ -168,10 +275,21 @@ def _settle_organs(keywords: Sequence[Match], matches: Sequence[Match], stems: S
         organ = _organ_of(keyword, organs, matches, stems) if organs and keyword.name in _made_names() else None
         made = load_tables()["organ"][organ.name]["makes"] if organ else {}
         meant = made.get(keyword.name, "" if keyword.kind == "generic" else keyword.name)
-        name = meant if organ or not settled else _of_same_organ(keyword.name, settled[-1].name) or meant
+        is_told = organ is not None and (keyword.name in made or keyword.name != "metastasis")
+        name = meant if is_told or not settled else _as_before(keyword, settled[-1], stems) or meant
         if name:
             settled.append(keyword if name == keyword.name else replace(keyword, name=name))
     return settled
+
+
+def _as_before(keyword: Match, before: Match, stems: Sequence[str]) -> str | None:
+    """Read what points back to the finding before: "a small one", "likely cysts", "known metastases"."""
+    if keyword.name == "one":
+        return before.name
+    if (keyword.name, before.name) == ("metastasis", "bone metastasis"):
+        between = stems[max(before.last, keyword.first - _NEAR) : keyword.first]
+        return None if any(word in _JOINING or word == "with" for word in between) else before.name
+    return _of_same_organ(keyword.name, before.name)
 
 
 @cache
@@ -184,6 +302,8 @@ def _of_same_organ(name: str, before: str) -> str | None:
     return None
 
 
+# Words; ours: "T4 and T9, known prostate metastases" says the same thing twice.
+_NEAR = 4
 _SAME_ORGAN = ("cyst", "lesion", "stone", "metastasis")
 
 
@@ -209,6 +329,8 @@ def _organ_of(keyword: Match, organs: Sequence[Match], matches: Sequence[Match],
     closed = {match.first for match in matches if match.kind in ("end", "verb")}
     # "Adrenals: normal, no nodule": a heading reaches on, and so does a denial or "with" behind a comma.
     carried = {organ.last + 1} if organ.last < keyword.first else set()
+    if carried and stems[organ.last + 1] == ":":
+        carried |= set(range(organ.last + 1, keyword.first))
     if carried:
         carrying = (match for match in matches if match.kind == "deny_before" or match.name in ("with", "con"))
         carried |= {match.first - 1 for match in carrying}

@@ -24,6 +24,8 @@ _VERBS = ("deny", "doubt", "memory")
 _NEAR = 5
 _CONTRASTS = ("rather than", "instead of", "as opposed to", "en lugar de", "en vez de", "más que")
 _OPERATIONS = ("lobectomy", "mastectomy", "lung transplant", "post-radiotherapy changes", "osteosynthesis material")
+# "Pneumothorax after drain removal" denies the drain alone.
+_OF_ONE = ("removal", "withdrawal", "explantation")
 # Words between a comma and "resolved"; ours.
 _LONGEST_APPENDED = 3
 
@@ -90,7 +92,20 @@ def _read_sentence(stems: Sequence[str], lexicon: Lexicon) -> list[Finding]:
         return []
     statuses = _judge(sentence)
     places = place_findings(sentence, lexicon.language)
-    return [replace(place, status=status) for status, place in zip(statuses, places, strict=True) if status is not None]
+    told = [
+        place if status == place.status else replace(place, status=status)
+        for status, place in zip(statuses, places, strict=True)
+        if status is not None
+    ]
+    return [finding for at, finding in enumerate(told) if not _is_answered(finding, told[at + 1 :])]
+
+
+def _is_answered(asked: Finding, after: Sequence[Finding]) -> bool:
+    """Say whether a doubt is settled in its own sentence: "pneumonia was queried; CT shows no pneumonia"."""
+    return asked.status == "uncertain" and any(
+        other.name == asked.name and other.status == "absent" and other.laterality in (None, asked.laterality)
+        for other in after
+    )
 
 
 def _judge(sentence: Sentence) -> list[Status | None]:
@@ -115,7 +130,7 @@ def _judge(sentence: Sentence) -> list[Status | None]:
             statuses.append(None)
         else:
             statuses.append("present")
-    for before, after in _restatements(sentence):
+    for before, after in reversed(list(_restatements(sentence))):
         if (statuses[before], statuses[after]) == ("present", "uncertain"):
             statuses[before] = "uncertain"
     for before, after in _alternatives(sentence):
@@ -160,7 +175,8 @@ def _reach(trigger: Match, sentence: Sentence) -> set[int]:
     """Find the words that a trigger governs: before it, behind it, or where a keyword is."""
     verb, _, where = trigger.kind.partition("_")
     if where == "behind":
-        return set(_reach_back(trigger, sentence))
+        words = _reach_back(trigger, sentence)
+        return set(_nearest(words, sentence) if trigger.name in _OF_ONE else words)
     if verb == "memory" and sentence.stems[trigger.last + 1 : trigger.last + 2] == [":"]:
         # "Antecedentes: EPOC, neumonía en 2015": a heading, so that all that follows is history.
         return set(range(trigger.last + 2, len(sentence.stems)))
@@ -219,7 +235,9 @@ def _reach_on(trigger: Match, sentence: Sentence, *, ends_at_with: bool) -> Iter
 
 def _reach_list(trigger: Match, sentence: Sentence) -> Iterator[int]:
     """Go on from a trigger to the end of what it lists, over commas and "and"."""
-    for here in range(trigger.last + 1, len(sentence.stems)):
+    # "Differential: oedema, haemorrhage": the colon opens the list.
+    start = trigger.last + 1 + (sentence.stems[trigger.last + 1 : trigger.last + 2] == [":"])
+    for here in range(start, len(sentence.stems)):
         match = sentence.by_start.get(here)
         if (match is not None and match.kind in ("end", "verb")) or sentence.stems[here] in ";:":
             return
@@ -284,7 +302,8 @@ def _merge(mentions: Sequence[Finding]) -> list[Finding]:
     for mention in mentions:
         if _RANKS[mention.status] == best:
             key = (mention.laterality, mention.location)
-            kept[key] = replace(mention, size_mm=mention.size_mm or (kept[key].size_mm if key in kept else None))
+            before = kept.get(key)
+            kept[key] = replace(mention, size_mm=before.size_mm) if before and not mention.size_mm else mention
     return [
         finding
         for (side, location), finding in kept.items()
