@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from medfinder.errors import CheckpointError
-from medfinder.models.bert_text import BIOBERT, MINILM, BertText
+from medfinder.models.bert_text import BIOBERT, MINILM, BertText, _shapes
 from medfinder.models.text_encoders import TEXT_ENCODERS, TextEncoder, load_text_encoder
 
 GOLD = Path(__file__).parent / "gold"
@@ -238,3 +238,12 @@ def test_the_pooled_vectors_of_minilm_have_unit_length_and_are_the_mean_of_its_t
     means = np.stack([vectors.astype(np.float32).mean(0) for vectors in encoder.encode(PIECES)])
     expected = means / np.linalg.norm(means, axis=1, keepdims=True)
     assert encoder.pool(PIECES) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_weights_of_a_bert_have_the_names_and_shapes_of_transformers_model() -> None:
+    settings = transformers.BertConfig(
+        vocab_size=9, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=12, type_vocab_size=3,
+    )  # fmt: skip
+    weights = transformers.BertModel(settings, add_pooling_layer=False).state_dict()
+    assert _shapes(settings) == {name: tuple(weight.shape) for name, weight in weights.items()}

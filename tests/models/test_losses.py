@@ -61,11 +61,28 @@ def test_only_frequent_labels_are_chosen() -> None:
 
 def test_a_drawn_query_fits_the_case_it_was_drawn_from() -> None:
     findings = [Finding("mass", laterality="left", location="upper lobe"), Finding("cardiomegaly")]
-    queries = [draw_query(findings, ["mass", "nodule"], np.random.default_rng(seed)) for seed in range(30)]
+    queries = [draw_query(findings, ["mass", "nodule"], np.random.default_rng(seed)) for seed in range(60)]
     assert all(query is not None and query.fits(labels_of(findings)) for query in queries)
-    assert any(query is not None and query.absent == {"nodule"} and "no nodule" in query.text for query in queries)
+    assert any(query is not None and query.present and query.absent == {"nodule"} for query in queries)
     assert not any(query is not None and query.present and query.fits(frozenset()) for query in queries)
-    assert draw_query([], ["mass"], np.random.default_rng(0)) is None
+
+
+def test_some_queries_name_only_what_is_not_there_and_ask_for_no_finding() -> None:
+    findings = [Finding("mass")]
+    drawn = [draw_query(findings, ["mass", "nodule"], np.random.default_rng(seed)) for seed in range(60)]
+    alone = [query for query in drawn if query is not None and not query.present]
+    assert alone
+    assert {query.text for query in alone} <= {"no nodule", "without nodule", "no evidence of nodule"}
+    assert all(query.absent == {"nodule"} and not query.wanted for query in alone)
+
+
+def test_a_case_without_findings_is_asked_for_by_what_it_lacks() -> None:
+    query = draw_query([], ["mass"], np.random.default_rng(0))
+    assert query is not None
+    assert (query.present, query.absent) == (frozenset(), frozenset({"mass"}))
+    assert query.fits(frozenset({"nodule"}))
+    assert not query.fits(frozenset({"mass"}))
+    assert draw_query([], [], np.random.default_rng(0)) is None
 
 
 def make_case(study: str, report: str) -> Case:

@@ -254,15 +254,41 @@ def _file_of(folder: Path, names: Sequence[str], published: PublishedBert) -> Pa
 
 
 def _load(settings: Any, path: Path) -> dict[str, Tensor]:
-    transformers = import_transformers()
     weights = {_renamed(key): weight.float() for key, weight in read_weights(path).items()}
     weights = {key: weight for key, weight in weights.items() if not key.startswith(HEADS)}
-    # Shapes alone: nothing is drawn for weights that are read anyway.
-    with torch.device("meta"):
-        model = transformers.BertModel(settings, add_pooling_layer=False)
-    shapes = {key: tuple(weight.shape) for key, weight in model.state_dict().items()}
-    check_weights(weights, shapes, path.parent, CONFIG)
+    check_weights(weights, _shapes(settings), path.parent, CONFIG)
     return weights
+
+
+def _shapes(settings: Any) -> dict[str, tuple[int, ...]]:
+    """List what the weights of a BERT are, as transformers' model has them; to import that takes seconds."""
+    width, inner = int(settings.hidden_size), int(settings.intermediate_size)
+    tables = {
+        "word": settings.vocab_size,
+        "position": settings.max_position_embeddings,
+        "token_type": settings.type_vocab_size,
+    }
+    shapes: dict[str, tuple[int, ...]]
+    shapes = {f"embeddings.{name}_embeddings.weight": (int(rows), width) for name, rows in tables.items()}
+    attention = {f"attention.self.{part}": (width, width) for part in ("query", "key", "value")}
+    dense = {
+        **attention,
+        "attention.output.dense": (width, width),
+        "intermediate.dense": (inner, width),
+        "output.dense": (width, inner),
+    }
+    matrices = {
+        f"encoder.layer.{n}.{name}": shape
+        for n in range(int(settings.num_hidden_layers))
+        for name, shape in dense.items()
+    }
+    norms = [f"encoder.layer.{n}.{name}.LayerNorm" for n in range(int(settings.num_hidden_layers)) for name in _NORMS]
+    shapes |= {f"{name}.weight": shape for name, shape in matrices.items()}
+    shapes |= {f"{name}.bias": shape[:1] for name, shape in matrices.items()}
+    return shapes | {f"{name}.{part}": (width,) for name in ("embeddings.LayerNorm", *norms) for part in _SCALE}
+
+
+_NORMS, _SCALE = ("attention.output", "output"), ("weight", "bias")
 
 
 def _renamed(key: str) -> str:

@@ -101,18 +101,34 @@ class ShortQuery:
         return self.present <= labels and not (self.absent & labels)
 
 
+# How a search says that something is not there; after "and" or "with" all of them still read as English.
+DENIALS = ("no {}", "no {}", "without {}", "no evidence of {}")
+# Share of the queries that name only what is not there, and of the others, those that name one such finding besides.
+# Ours: of a model that has never read "no nodule" alone nobody knows what it makes of it.
+DENIES_ALONE, DENIES_TOO = 0.15, 0.25
+
+
 def draw_query(findings: Iterable[Finding], names: Sequence[str], rng: np.random.Generator) -> ShortQuery | None:
     """Make a short query that the case answers: one to three of its labels, sometimes one finding that it lacks.
 
+    Some name only one or two findings that it lacks: all that can be asked for where nothing is found.
+
     Args:
-        names: findings of which one may be named as absent.
+        names: findings that may be named as absent.
     """
     own = labels_of(findings)
-    if not own:
-        return None
-    chosen = [str(label) for label in rng.choice(sorted(own), min(len(own), int(rng.integers(1, 4))), replace=False)]
     lacking = [name for name in names if name not in own]
-    absent = [str(rng.choice(lacking))] if lacking and rng.random() < 0.25 else []
-    parts = [phrase_of(label) for label in chosen] + [f"no {name}" for name in absent]
-    joint = str(rng.choice([", ", " and ", " with ", ". "]))
+    denies_alone = bool(lacking) and (not own or rng.random() < DENIES_ALONE)
+    if not own and not denies_alone:
+        return None
+    if denies_alone:
+        chosen, denied = [], min(len(lacking), int(rng.integers(1, 3)))
+    else:
+        chosen = [
+            str(label) for label in rng.choice(sorted(own), min(len(own), int(rng.integers(1, 4))), replace=False)
+        ]
+        denied = int(bool(lacking) and rng.random() < DENIES_TOO)
+    absent = [str(name) for name in rng.choice(lacking, denied, replace=False)] if denied else []
+    parts = [phrase_of(label) for label in chosen] + [str(rng.choice(DENIALS)).format(name) for name in absent]
+    joint = str(rng.choice([", ", " and ", ". "] if denies_alone else [", ", " and ", " with ", ". "]))
     return ShortQuery(joint.join(parts), frozenset(chosen), frozenset(absent))
