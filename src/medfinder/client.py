@@ -82,7 +82,8 @@ class Client:
         if text is not None:
             wanted["text"] = text
         if ct is not None:
-            return self._form("/v1/search/ct", Path(ct), {name: str(value) for name, value in wanted.items()})
+            fields = {name: _in_form(value) for name, value in wanted.items()}
+            return self._form("/v1/search/ct", Path(ct), fields)
         return self._json("POST", "/v1/search", wanted)
 
     def search_study(self, study_instance_uid: str, **wanted: Any) -> dict[str, Any]:
@@ -205,6 +206,10 @@ class Client:
                     code="certificate",
                 ) from error
             raise ServerError(f"{self._url} does not answer: {reason}") from error
+
+
+def _in_form(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _form_edges(boundary: str, fields: Mapping[str, str]) -> tuple[bytes, bytes]:

@@ -361,3 +361,43 @@ def test_without_region_vectors_a_box_is_told_to_be_ignored(
     assert [hit.case_id for hit in answer.hits] == ["b"]
     assert "no vectors of regions" in answer.notes[0]
     assert searcher.explain(Query(case_id="a"), answer.hits)[0].evidence is None
+
+
+def test_who_asks_for_a_finding_asks_for_its_kinds(searcher: Searcher, add: Add, make_case: Make) -> None:
+    add(make_case("wide", "Pulmonary fibrosis.", findings=["pulmonary fibrosis"]))
+    add(make_case("kind", "Subpleural honeycombing.", findings=["honeycombing"]))
+    add(make_case("none", "Hiatal hernia.", findings=["hiatal hernia"]))
+    found = searcher.answer(Query(keyword="pulmonary fibrosis"))
+    assert {hit.case_id for hit in found.hits[:2]} == {"wide", "kind"}
+    by_kind = next(hit for hit in found.hits if hit.case_id == "kind")
+    assert by_kind.matched == ("pulmonary fibrosis",)
+    assert by_kind.sentences[0][0].startswith("Subpleural honeycombing")
+    assert _ids(searcher, text="hiatal hernia without pulmonary fibrosis") == ["none"]
+    assert searcher.answer(Query(keyword="honeycombing")).hits[0].case_id == "kind"
+    assert dict(searcher.answer(Query(keyword="honeycombing")).hits[0].parts)["findings"] == 1.0
+    narrow = next(hit for hit in searcher.search(Query(text="honeycombing")) if hit.case_id == "wide")
+    assert narrow.missing == ("honeycombing",)
+
+
+def test_findings_that_no_case_has_together_are_told(searcher: Searcher, add: Add, make_case: Make) -> None:
+    add(make_case("a", "Pacemaker.", findings=["pacemaker"]))
+    add(make_case("b", "Cardiomegaly.", findings=["cardiomegaly"]))
+    found = searcher.answer(Query(text="pacemaker and cardiomegaly"))
+    assert found.has_good_match
+    assert found.notes == (
+        "no case is known to have cardiomegaly and pacemaker together; cases with some of it are shown",
+    )
+    add(make_case("c", "Cardiomegaly, pacemaker.", findings=["cardiomegaly", "pacemaker"]))
+    assert searcher.answer(Query(text="pacemaker and cardiomegaly")).notes == ()
+
+
+def test_words_about_the_patient_become_a_filter_to_use(searcher: Searcher, add: Add, make_case: Make) -> None:
+    add(make_case("old", "Pulmonary nodule.", findings=["nodule"], sex="M", age_years=71))
+    add(make_case("young", "Pulmonary nodule.", findings=["nodule"], sex="F", age_years=35))
+    found = searcher.answer(Query(text="man over 60 with a pulmonary nodule"))
+    plain = searcher.answer(Query(text="pulmonary nodule"))
+    assert [(hit.case_id, hit.score) for hit in found.hits] == [(hit.case_id, hit.score) for hit in plain.hits]
+    (note,) = found.notes
+    assert note.endswith("filter by: sex = M and age >= 60")
+    kept = searcher.answer(Query(text="man over 60 with a pulmonary nodule", where="sex = M and age >= 60"))
+    assert ([hit.case_id for hit in kept.hits], kept.notes) == (["old"], ())

@@ -119,6 +119,26 @@ def test_adding_the_same_id_replaces(small: SearchIndex, make_case: Callable[...
     assert small.nearest("affirmed", describe_query("mass").affirmed, limit=1) == []
 
 
+def test_a_case_that_was_looked_at_follows_its_changes(small: SearchIndex, make_case: Callable[..., Case]) -> None:
+    for sex in ("F", "M"):
+        _add(small, (make_case("a", sex=sex), _unit(1, 0)))
+        assert [small.cases(["a"])["a"].case.sex for _ in range(2)] == [sex, sex]
+    small.remove(["a"])
+    assert small.cases(["a"]) == {}
+
+
+def test_a_volume_that_goes_after_it_was_looked_at_is_none(
+    small: SearchIndex, make_case: Callable[..., Case], tmp_path: Path
+) -> None:
+    volume = tmp_path / make_case("a").volume
+    volume.parent.mkdir(parents=True, exist_ok=True)
+    volume.write_bytes(b"")
+    small.add([make_case("a")], _unit(1, 0)[None], _unit(1, 0)[None], tmp_path, model_digest=small.model_digest)
+    assert small.cases(["a"])["a"].volume == volume.resolve()
+    volume.unlink()
+    assert small.cases(["a"])["a"].volume is None
+
+
 def test_removed_cases_are_gone(small: SearchIndex, make_case: Callable[..., Case]) -> None:
     _add(small, (make_case("a", "Mass."), _unit(1, 0)), (make_case("b", "Mass."), _unit(1, 0)))
     assert small.remove(["a", "a", "never there"]) == 1

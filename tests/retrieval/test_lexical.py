@@ -13,6 +13,7 @@ from medfinder.retrieval.lexical import (
     describe_case,
     describe_finding,
     describe_query,
+    plain_terms,
     read_clauses,
     tokenise,
 )
@@ -146,3 +147,10 @@ def test_what_is_affirmed_once_is_not_negated(make_case: Callable[..., Case]) ->
 def test_odd_text_is_no_trouble(text: str, make_case: Callable[..., Case]) -> None:
     describe_query(text)
     describe_case(make_case("a", text))
+
+
+def test_a_query_asks_for_the_kinds_of_a_finding_too() -> None:
+    asked = set(describe_query("pulmonary fibrosis").affirmed.ids)
+    kind = set(describe_finding("honeycombing").affirmed.ids) - set(plain_terms("honeycombing").ids)
+    assert kind <= asked
+    assert not kind & set(describe_query("pulmonary fibrosis without honeycombing").affirmed.ids)

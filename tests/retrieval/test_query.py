@@ -1,8 +1,11 @@
 """The query language: what is read, how it is decided, and where it is refused."""
 
+import difflib
+
 import pytest
 
 from medfinder.errors import ConfigError
+from medfinder.retrieval import query
 from medfinder.retrieval.query import (
     Either,
     Every,
@@ -10,6 +13,7 @@ from medfinder.retrieval.query import (
     Without,
     holds,
     is_expression,
+    mend_word,
     must_be_read,
     parse_keywords,
     parse_text,
@@ -126,3 +130,12 @@ def test_a_tree_of_denials_is_kept() -> None:
     expression = parse_text("mass NOT (effusion AND nodule)")
     assert isinstance(expression, Every)
     assert isinstance(expression.parts[1], Without)
+
+
+@pytest.mark.parametrize(
+    "slip", ["emphysma", "cardiomegally", "effussion", "neumotorax", "bicycle", "xmphysema", "fbirosis"]
+)
+def test_a_word_is_mended_as_difflib_alone_would(slip: str) -> None:
+    words = query._single_words()
+    best = difflib.get_close_matches(slip, words, n=1, cutoff=0.84)
+    assert mend_word(slip) == (best[0] if best and best[0][0] == slip[0] else None)

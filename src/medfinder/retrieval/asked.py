@@ -23,10 +23,12 @@ from medfinder.retrieval.filters import AllOf, Condition, Not, equals, mentions,
 from medfinder.retrieval.fusion import Calibration, Weights
 from medfinder.retrieval.index import SearchIndex
 from medfinder.retrieval.lexical import Terms, Words, describe_finding, describe_query, plain_terms, tokenise
+from medfinder.retrieval.patient import read_patient
 from medfinder.retrieval.query import (
     SHORTEST_MENDED,
     Expression,
     is_expression,
+    is_there,
     known,
     mend_word,
     parse_keywords,
@@ -58,6 +60,7 @@ GROUPS = ("", "study", "patient")
 
 _QUERY_NOT_CHEST = "the CT that was asked with does not look like a chest: {reason}"
 _NORMAL = "read as: nothing was found; cases that are known to show something are left out"
+_PATIENT = "whose examination it is does not rank; to keep to these patients, filter by: {filter}"
 _NO_REGIONS = "this model has no vectors of regions: the box was not looked at, cases are ranked by the whole CT"
 
 _NOTHING = Words(Terms((), ()), Terms((), ()))
@@ -151,7 +154,7 @@ class QueryReader:
         vectors = self._moved(self._base(said, shown), query)
         words = said.words if said.text else replace(_NOTHING, present=shown.findings)
         if query.text is not None and said.expression is None:
-            where = AllOf((where, *(Not(equals("findings", name)) for name in words.negated)))
+            where = AllOf((where, *(Not(is_there(name)) for name in words.negated)))
         return Asked(
             text=said.text,
             words=words,
@@ -180,13 +183,15 @@ class QueryReader:
             return _said_by(expression, remarks)
         if query.text is not None and is_expression(query.text):
             return _said_by(parse_text(query.text))
-        if query.text is not None and (normal := parse_normal(query.text)):
-            return _said_by(normal, (_NORMAL,))
         if query.report is not None:
             return _Said(query.report, describe_query(query.report))
         if query.text is not None:
-            text, remarks = self._mended(query.text)
-            return _Said(text, describe_query(text), None, remarks)
+            text, patient = read_patient(query.text)
+            told = (_PATIENT.format(filter=patient),) if patient and query.where is None else ()
+            if normal := parse_normal(text):
+                return _said_by(normal, (*told, _NORMAL))
+            text, remarks = self._mended(text)
+            return _Said(text, describe_query(text), None, (*told, *remarks))
         return _Said()
 
     def _mended(self, text: str) -> tuple[str, tuple[str, ...]]:

@@ -9,9 +9,11 @@ import os
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,9 @@ _SCANNED_KB = 10_000
 ROOM_TO_WRITE = 128 * 2**20
 ROOM_TO_OPEN = 16 * 2**20
 
+_BLOCK = 2**16
+_ZEROS = bytes(_BLOCK)
+
 
 class EdgeEngine:
     """An open shard; ``create`` makes its files."""
@@ -80,6 +85,7 @@ class EdgeEngine:
                 schema = getattr(edge.PayloadSchemaType, kind)
                 shard.update(edge.UpdateOperation.create_field_index(field, schema))
             shard.close()
+        _part(path / "segments")
 
     # ---- changing ----------------------------------------------------------------------------------------------------
 
@@ -328,9 +334,32 @@ def _config(way: Way, width: int, settings: IndexSettings) -> Any:
         ),
         quantization_config=edge.TurboQuantQuantizationConfig(bits=bits, memory=edge.Memory.Cached),
         optimizers=edge.EdgeOptimizersConfig(
-            indexing_threshold=1, default_segment_number=settings.segments, max_segment_size=2**40
+            # Two more than the large ones, for cases that come later: else the engine would merge the large ones.
+            indexing_threshold=1,
+            default_segment_number=settings.segments + 2,
+            max_segment_size=2**40,
         ),
     )
+
+
+def _part(segments: Path) -> None:
+    """Give an empty shard several segments.
+
+    The engine searches segments side by side, and fills the smallest first; but it makes one and never parts it.
+    """
+    (first,) = segments.iterdir()
+    for _ in range(IndexSettings().segments - 1):
+        shutil.copytree(first, first.with_name(str(uuid.uuid4())), copy_function=_copy_with_holes)
+
+
+def _copy_with_holes(source: str, target: str) -> None:
+    """Copy what is in a file and leave out the zeros: the files of an empty segment are 160 MB of nothing."""
+    with Path(source).open("rb") as read, Path(target).open("wb") as write:
+        for number, block in enumerate(iter(partial(read.read, _BLOCK), b"")):
+            if block != _ZEROS[: len(block)]:
+                write.seek(number * _BLOCK)
+                write.write(block)
+        write.truncate(read.tell())
 
 
 def _to_point(point: Point) -> Any:

@@ -4,11 +4,11 @@ In: the words of a query and a case's report. Out: canonical names, and sentence
 nothing; a case without a report has no sentences.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from medfinder.curation.keywords import KEYWORDS, extract_findings, is_negated, split_sentences
+from medfinder.curation.keywords import KEYWORDS, extract_findings, is_negated, kinds_of, split_sentences
 from medfinder.records import Finding, Language
 from medfinder.retrieval.lexical import Words, tokenise
 
@@ -25,10 +25,10 @@ MOST_SENTENCES = 3
 def compare_findings(
     asked: Sequence[str], present: Set[str], negated: Set[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Sort what was asked for into what a case has, what it denies, and what nothing is known of."""
-    has = tuple(name for name in asked if name in present)
-    denies = tuple(name for name in asked if name in negated and name not in present)
-    return has, denies, tuple(name for name in asked if name not in present and name not in negated)
+    """Sort what was asked for into what a case has, or a kind of it, what it denies, and what nothing is known of."""
+    has = tuple(name for name in asked if not present.isdisjoint(kinds_of(name)))
+    denies = tuple(name for name in asked if name in negated and name not in has)
+    return has, denies, tuple(name for name in asked if name not in has and name not in denies)
 
 
 def best_sentences(report: str, language: Language, text: str, words: Words) -> tuple[tuple[str, float], ...]:
@@ -38,17 +38,20 @@ def best_sentences(report: str, language: Language, text: str, words: Words) -> 
     query's words in it. A sentence that denies what is asked for has half the score of one that affirms it: it must be
     seen, too.
     """
-    asked = dict.fromkeys(words.present, "present") | dict.fromkeys(words.negated, "absent")
-    stems = frozenset(tokenise(text))
-    telling = stems.union(*(_stems_of(name) for name in asked))
+    named, asked, stems, telling = _sought(text, words)
     scored = []
     for sentence, own in _sentences(report):
-        if not own & telling:
+        if own.isdisjoint(telling):
             continue
         said = _findings(sentence, language) if asked else ()
-        told = [1.0 if _agrees(finding, asked[finding.name]) else 0.5 for finding in said if finding.name in asked]
+        told = [
+            1.0 if _agrees(finding, asked[finding.name]) else 0.5
+            for finding in said
+            # That one kind is not there says nothing of the others.
+            if finding.name in named or (finding.name in asked and finding.status != "absent")
+        ]
         shared = len(own & stems) / len(stems) if stems else 0.0
-        score = _FINDING * min(1.0, sum(told) / len(asked)) + _WORDS * shared if asked else shared
+        score = _FINDING * min(1.0, sum(told) / len(named)) + _WORDS * shared if asked else shared
         # A word alone ("right") is no match where findings were asked for.
         if score > 0 and (told or not asked):
             scored.append((sentence, round(min(1.0, score), 3)))
@@ -94,6 +97,30 @@ def _holds_run(stems: Sequence[str], wanted: Sequence[str]) -> bool:
 
 def _agrees(finding: Finding, status: str) -> bool:
     return (finding.status == "absent") == (status == "absent")
+
+
+class _Sought(NamedTuple):
+    """What sentences are compared with.
+
+    Attributes:
+        named: the query's findings, each with its status; ``asked`` holds their kinds, too.
+        stems: of the query's words; a sentence with none of the ``telling`` ones need not be read.
+    """
+
+    named: Mapping[str, str]
+    asked: Mapping[str, str]
+    stems: frozenset[str]
+    telling: frozenset[str]
+
+
+@lru_cache(maxsize=1_000)
+def _sought(text: str, words: Words) -> _Sought:
+    """Make ready once what every hit of an answer is compared with."""
+    named = dict.fromkeys(words.present, "present") | dict.fromkeys(words.negated, "absent")
+    # Kinds of what is asked for tell of it; a kind that is named for itself is asked for as it was named.
+    asked = {kind: status for name, status in named.items() for kind in kinds_of(name)} | named
+    stems = frozenset(tokenise(text))
+    return _Sought(named, asked, stems, stems.union(*(_stems_of(name) for name in asked)))
 
 
 @lru_cache(maxsize=2_000)

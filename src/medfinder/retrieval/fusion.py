@@ -107,7 +107,9 @@ def fuse(tables: Tables, weights: Weights, *, depth: int) -> Fused:
     parts = {space: weight for space, weight in weights.items() if space in tables and weight > 0}
     if not parts:
         return Fused(np.zeros(0, np.uint64), np.zeros(0), {})
-    points = np.unique(np.concatenate([tables[part].points for part in parts]))
+    # As np.unique does, which makes a table of hashes first and takes ten times as long.
+    points = np.sort(np.concatenate([tables[part].points for part in parts]))
+    points = points[np.diff(points, prepend=~points[:1]) != 0]
     whole = sum(parts.values())
     shares: dict[str, np.ndarray] = {}
     for part, weight in parts.items():

@@ -30,7 +30,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -54,6 +54,9 @@ _READ_AT_ONCE = 1_000
 
 # Facets and counts that are remembered until something changes; ours: more than a page's filters ask in a minute.
 _MAX_COUNTED = 500
+
+# Cases of a folder that were read from the engine and are kept until something changes; about 10 MB.
+_MAX_KEPT_CASES = 2_000
 
 # Where so few cases pass a condition, the engine is told which; where so large a share does, it is asked without the
 # condition for as many more, which costs less than to try it on each vector. By measurement (docs/index.md).
@@ -130,6 +133,7 @@ class SearchIndex:
         self._saved = ""
         self._known_terms: dict[int, bool] = {}
         self._counted: dict[Any, Any] = {}
+        self._kept_cases: dict[str, _Read] = {}
         self._changes = 0
         self._believed_since = time.monotonic()
 
@@ -327,6 +331,7 @@ class SearchIndex:
                     self._changes += 1
                     self._known_terms.clear()
                     self._counted.clear()
+                    self._kept_cases = {}
 
     def optimise(
         self, way: Way | None = None, settings: IndexSettings = _USUAL, progress: Progress | None = None
@@ -521,8 +526,27 @@ class SearchIndex:
 
     def cases(self, case_ids: Sequence[str]) -> dict[str, IndexedCase]:
         """Fetch cases by id; those that are not there are left out."""
-        records = self._engine.retrieve(_points(case_ids), None)
-        return {record.payload["case_id"]: _from_payload(record.payload, self.path) for record in records}
+        kept, changes = self._kept_cases, self._changes
+        found = {case_id: kept[case_id] for case_id in dict.fromkeys(case_ids) if case_id in kept}
+        if missing := [case_id for case_id in case_ids if case_id not in found]:
+            records = self._engine.retrieve(_points(missing), None)
+            read = {record.payload["case_id"]: _from_payload(record.payload, self.path) for record in records}
+            found |= read
+            self._keep_cases(read, changes)
+        # A volume may go at any time.
+        return {
+            case_id: IndexedCase(case, _there(places), negated) for case_id, (case, places, negated) in found.items()
+        }
+
+    def _keep_cases(self, read: Mapping[str, "_Read"], changes: int) -> None:
+        """Keep cases until something changes; those of a cluster are changed by others, too, and never kept."""
+        if self._engine.is_shared:
+            return
+        with self._remembering:
+            if changes == self._changes:
+                if len(self._kept_cases) >= _MAX_KEPT_CASES:
+                    self._kept_cases = {}
+                self._kept_cases.update(read)
 
     def vectors(self, case_ids: Sequence[str]) -> dict[str, dict[Space, np.ndarray]]:
         """Fetch the embeddings of cases, ``report`` where there is one; cases that are not there are left out."""
@@ -729,7 +753,19 @@ def _to_payload(case: Case, volumes_root: Path, index: Path) -> dict[str, Any]:
     }
 
 
-def _from_payload(payload: Mapping[str, Any], index: Path) -> IndexedCase:
+class _Read(NamedTuple):
+    """A case as the engine holds it.
+
+    Attributes:
+        places: where its volume may lie.
+    """
+
+    case: Case
+    places: tuple[Path, ...]
+    negated: tuple[str, ...]
+
+
+def _from_payload(payload: Mapping[str, Any], index: Path) -> _Read:
     names = Case.__dataclass_fields__
     values: dict[str, Any] = {name: payload.get(name) for name in names}
     values["findings"] = tuple(Finding(**record) for record in payload["finding_records"])
@@ -738,8 +774,12 @@ def _from_payload(payload: Mapping[str, Any], index: Path) -> IndexedCase:
     values["shape"] = tuple(payload["shape"])
     case = Case(**values)
     roots = _resolved(payload["volumes_root"], payload["volumes_root_relative"], index)
-    volume = next((path for path in (root / case.volume for root in roots) if path.is_file()), None)
-    return IndexedCase(case, volume, tuple(payload["negated"]))
+    places = tuple(dict.fromkeys(root / case.volume for root in roots))
+    return _Read(case, places, tuple(payload["negated"]))
+
+
+def _there(places: Sequence[Path]) -> Path | None:
+    return next((path for path in places if path.is_file()), None)
 
 
 @lru_cache(maxsize=1_000)

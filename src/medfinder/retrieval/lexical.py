@@ -15,12 +15,12 @@ import re
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
-from medfinder.curation.keywords import expand_abbreviations, extract_findings, is_negated, split_sentences
+from medfinder.curation.keywords import expand_abbreviations, extract_findings, is_negated, kinds_of, split_sentences
 from medfinder.records import Case, Finding, Language
 
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), the usual values.
@@ -137,14 +137,14 @@ def describe_query(text: str) -> Words:
         negated |= set(_absent(found))
         present += [finding for finding in found if finding.status != "absent"]
     present = [finding for finding in present if finding.name not in negated]
-    affirmed += _concepts(present)
+    affirmed += _concepts(kind for finding in present for kind in _kinds(finding) if kind.name not in negated)
     denied += _concepts(Finding(name) for name in sorted(negated))
     return Words(_query(affirmed), _query(denied), _names(present), tuple(sorted(negated)))
 
 
 def describe_finding(name: str) -> Words:
     """Weigh one finding, by its canonical name, as a query."""
-    return Words(_query([*tokenise(name), *_concepts([Finding(name)])]), Terms((), ()), (name,))
+    return Words(_query([*tokenise(name), *_concepts(_kinds(Finding(name)))]), Terms((), ()), (name,))
 
 
 def plain_terms(text: str) -> Terms:
@@ -167,7 +167,10 @@ def tokenise(text: str, language: Language = "en") -> list[str]:
 
 def fold(text: str) -> str:
     """Lower the case and strip the accents: ``"Neumonía"`` becomes ``"neumonia"``."""
-    parts = unicodedata.normalize("NFKD", text.casefold())
+    text = text.casefold()
+    if text.isascii():
+        return text
+    parts = unicodedata.normalize("NFKD", text)
     return "".join(part for part in parts if not unicodedata.combining(part))
 
 
@@ -195,6 +198,11 @@ def _absent(findings: Sequence[Finding]) -> tuple[str, ...]:
 
 def _names(findings: Iterable[Finding]) -> tuple[str, ...]:
     return tuple(sorted({finding.name for finding in findings}))
+
+
+def _kinds(finding: Finding) -> Iterator[Finding]:
+    """Go through a finding and its kinds, at the same place: a case is described by what it has, not by the wider."""
+    return (replace(finding, name=name) for name in kinds_of(finding.name))
 
 
 def _concepts(findings: Iterable[Finding]) -> list[str]:

@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from medfinder.curation.keywords import KEYWORDS, resolve_keyword
+import numpy as np
+
+from medfinder.curation.keywords import KEYWORDS, kinds_of, resolve_keyword
 from medfinder.errors import ConfigError
 from medfinder.retrieval.filters import AllOf, AnyOf, Condition, Not, Unknown, equals
 from medfinder.retrieval.lexical import Terms, Words, describe_finding, describe_query, fold
@@ -161,15 +163,14 @@ def known(expression: Expression) -> Condition | None:
     """Build the condition of being known to be right; None where the expression asks for no finding.
 
     Example:
-        >>> known(parse_text("mass OR spiculated"))
-        Comparison(field='findings', operator='=', values=('mass',))
+        >>> known(parse_text("goitre OR spiculated"))
+        Comparison(field='findings', operator='=', values=('goitre',))
     """
     match expression:
         case Term(is_normal=True):
             return AllOf((Unknown("findings"), Not(Unknown("negated"))))
         case Term(words=words):
-            there = [equals("findings", name) for name in words.present]
-            return _all([*there, *(Not(equals("findings", name)) for name in words.negated)])
+            return _all([*map(is_there, words.present), *(Not(is_there(name)) for name in words.negated)])
         case Without(part=part):
             inner = known(part)
             return None if inner is None else Not(inner)
@@ -185,14 +186,25 @@ def possible(expression: Expression) -> Condition | None:
         case Term(is_normal=True):
             return Unknown("findings")
         case Term(words=words):
-            open_ = [AnyOf((equals("findings", one), Not(equals("negated", one)))) for one in words.present]
-            return _all([*open_, *(Not(equals("findings", one)) for one in words.negated)])
+            open_ = [AnyOf((is_there(name), Not(equals("negated", name)))) for name in words.present]
+            return _all([*open_, *(Not(is_there(name)) for name in words.negated)])
         case Without():
             return known(expression)
         case Every(parts=several):
             return _all(map(possible, several))
         case Either(parts=several):
             return _any(map(possible, several)) if all(map(possible, several)) else None
+
+
+def is_there(name: str) -> Condition:
+    """Build the condition that a case is known to have a finding, or a kind of it.
+
+    Example:
+        >>> len(is_there("pulmonary fibrosis").parts)
+        2
+    """
+    kinds = [equals("findings", kind) for kind in kinds_of(name)]
+    return kinds[0] if len(kinds) == 1 else AnyOf(tuple(kinds))
 
 
 def _all(conditions: Iterable[Condition | None]) -> Condition | None:
@@ -229,7 +241,8 @@ def holds(expression: Expression, present: frozenset[str], says: Callable[[str],
         case Term():
             return True
         case Without(part=Term(words=words, text=text)):
-            return not (present.issuperset(words.present) if words.present else says(text))
+            has = all(not present.isdisjoint(kinds_of(name)) for name in words.present)
+            return not (has if words.present else says(text))
         case Without(part=part):
             return not holds(part, present, says)
         case Every(parts=parts):
@@ -326,8 +339,28 @@ def mend_word(word: str) -> str | None:
     """
     if len(word) < SHORTEST_MENDED:
         return None
-    near = difflib.get_close_matches(fold(word), _single_words(), n=1, cutoff=_ALIKE)
-    return near[0] if near and near[0][0] == fold(word)[0] else None
+    written = fold(word)
+    near = difflib.get_close_matches(written, _with_like_letters(written), n=1, cutoff=_ALIKE)
+    return near[0] if near and near[0][0] == written[0] else None
+
+
+def _with_like_letters(written: str) -> list[str]:
+    """Leave out the words that cannot be alike by their letters alone, which difflib finds out one by one, slowly."""
+    words, lengths, letters = _letter_counts()
+    own = np.bincount([ord(letter) % _LETTERS for letter in written], minlength=_LETTERS)
+    shared = np.minimum(letters, own).sum(axis=1)
+    # Letters that share a place are counted as one, which leaves out less, never more.
+    return [words[at] for at in np.flatnonzero(2 * shared >= _ALIKE * (lengths + len(written)) - 1e-9)]
+
+
+_LETTERS = 32
+
+
+@cache
+def _letter_counts() -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    words = _single_words()
+    counts = [np.bincount([ord(letter) % _LETTERS for letter in word], minlength=_LETTERS) for word in words]
+    return words, np.array([len(word) for word in words]), np.array(counts)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medfinder.curation.keywords import resolve_keyword
+from medfinder.curation.keywords import kinds_of, resolve_keyword
 from medfinder.records import Answer, Hit, Query
 from medfinder.retrieval.asked import MAX_CHARACTERS, MAX_HITS, Asked, QueryReader
 from medfinder.retrieval.columns import points_of
@@ -23,7 +23,7 @@ from medfinder.retrieval.filters import AllOf, Condition, Not, parse_filter
 from medfinder.retrieval.fusion import Calibration, Tables, fuse, load_calibration
 from medfinder.retrieval.index import IndexedCase, SearchIndex
 from medfinder.retrieval.lexical import Terms, Words
-from medfinder.retrieval.query import holds, must_be_read
+from medfinder.retrieval.query import holds, is_there, must_be_read
 
 if TYPE_CHECKING:
     from medfinder.models.protocol import DualEncoder
@@ -38,9 +38,13 @@ _SHALLOW, _DEEP = 500, 4 * MAX_HITS
 # Hits whose regions are compared with a box. Ours: each costs the encoding of a volume the first time.
 _COMPARED = 200
 
+# Findings that are asked for together; ours: whoever names more of them gives a report.
+_TOGETHER = 4
+
 _NOT_CHEST = 'this case is not a chest CT ("{region}")'
 _SYNTHETIC_MODEL = "the model has seen synthetic CTs only: its scores on real CTs are not to be relied on"
 _NO_CASE = "no case is known to have {asked}; these are the nearest"
+_NOT_TOGETHER = "no case is known to have {asked} together; cases with some of it are shown"
 _NO_WORD = "no report holds {words}"
 _NO_GOOD_TEXT = "no good match: the nearest report ({best:.2f}) is less like the words than reports that answer a query"
 _NO_GOOD_CT = "no good match: the nearest CT ({best:.2f}) is less like this one than CTs of the index are like others"
@@ -135,7 +139,7 @@ class Searcher:
         return Answer(
             hits=tuple(_with_sentences(hits, cases, asked)),
             total=total,
-            notes=(*asked.notes, *doubts),
+            notes=(*asked.notes, *(doubts or self._not_together(asked, ranked))),
             has_good_match=bool(ranked) and not doubts,
             facets=self.facets(passing) if facets else {},
         )
@@ -263,7 +267,8 @@ class Searcher:
         it is there, and one that the query denies when it is known to have it.
         """
         contradicted = self.index.says("negated", words.present, points).sum(axis=0)
-        contradicted += self.index.says("findings", words.negated, points).sum(axis=0)
+        if words.negated:
+            contradicted += self._has(words.negated, points).sum(axis=0)
         return np.asarray(1 - contradicted / len({*words.present, *words.negated}))
 
     def _read_through(self, asked: Asked, ranked: list[_Ranked]) -> list[_Ranked]:
@@ -326,11 +331,25 @@ class Searcher:
         names = asked.words.present
         if asked.text and names:
             points = points_of(one.case_id for one in ranked[:_COMPARED])
-            has_any = self.index.says("findings", names, points).any()
-            return () if has_any else (_NO_CASE.format(asked=" or ".join(names)),)
+            return () if self._has(names, points).any() else (_NO_CASE.format(asked=" or ".join(names)),)
         if asked.unknown and not self.index.knows(asked.words.affirmed):
             return (_NO_WORD.format(words=", ".join(word[:60] for word in asked.unknown[:5])),)
         return self._unlike(asked, ranked)
+
+    def _not_together(self, asked: Asked, ranked: Sequence[_Ranked]) -> tuple[str, ...]:
+        """Say that findings which were asked for stand in no case together; nothing of a whole report's many."""
+        names = asked.words.present
+        if not asked.text or not 2 <= len(names) <= _TOGETHER or asked.known is not None:
+            return ()
+        points = points_of(one.case_id for one in ranked[:_COMPARED])
+        if self._has(names, points).all(axis=0).any():
+            return ()
+        is_anywhere = self.index.count(AllOf((asked.where, *map(is_there, names))))
+        return () if is_anywhere else (_NOT_TOGETHER.format(asked=" and ".join(names)),)
+
+    def _has(self, names: Sequence[str], points: np.ndarray) -> np.ndarray:
+        """Tell which cases are known to have each finding, or a kind of it; (names, points)."""
+        return np.array([self.index.says("findings", kinds_of(name), points).any(axis=0) for name in names])
 
     def _unlike(self, asked: Asked, ranked: Sequence[_Ranked]) -> tuple[str, ...]:
         """Compare the best cosine with what it is for queries that have answers, where that was measured."""

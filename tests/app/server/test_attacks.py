@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import nibabel as nib
 import numpy as np
+import psutil
 import pydicom
 import pytest
 from fastapi.testclient import TestClient
@@ -127,6 +128,30 @@ def test_heads_that_never_end_hold_up_nobody(port: int, others: httpx.Client, mo
     for caller in callers:
         assert was_cut(caller)
         caller.close()
+
+
+def test_callers_who_never_read_are_cut(port: int, others: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_READ_S", 1.0)
+    asked = f"GET /web/vendor/niivue/niivue.umd.js HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+    callers = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) for _ in range(5)]
+    for caller in callers:
+        caller.sendall(10 * asked)  # 23 MB, which no buffer between holds
+    started = time.monotonic()
+    while any(is_open(port, caller) for caller in callers):
+        assert others.get("/readyz").status_code == 200
+        assert time.monotonic() - started < PATIENCE_S
+        time.sleep(0.2)
+    for caller in callers:
+        caller.close()
+
+
+def is_open(port: int, caller: socket.socket) -> bool:
+    """Tell whether this process still has the server's end of a connection, without reading from the caller's."""
+    own = caller.getsockname()
+    return any(
+        one.raddr == own and one.laddr[1] == port and one.status == psutil.CONN_ESTABLISHED
+        for one in psutil.Process().net_connections("tcp")
+    )
 
 
 def was_cut(caller: socket.socket) -> bool:

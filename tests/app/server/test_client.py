@@ -44,7 +44,10 @@ def test_the_client_tells_what_the_server_refuses(client: Client) -> None:
 
 
 def test_the_client_sends_a_ct(client: Client, chest: Path) -> None:
-    assert len(client.search(ct=chest, k=2)["hits"]) == 2
+    near = client.search(ct=chest, k=2)["hits"]
+    assert len(near) == 2
+    liked = client.search(ct=chest, liked=[hit["case_id"] for hit in near])["hits"]
+    assert not {hit["case_id"] for hit in near} & {hit["case_id"] for hit in liked}
     assert len(client.embed(ct=chest)) == 16
 
 

@@ -71,6 +71,17 @@ def test_a_ct_is_searched_with_and_embedded(client: TestClient, chest: Path) -> 
     assert len(client.post("/v1/embed", json={"text": "mass"}).json()["embedding"]) == 16
 
 
+def test_a_ct_is_searched_with_besides_what_was_liked(client: TestClient, chest: Path) -> None:
+    plain = send(client, "/v1/search/ct", chest.read_bytes())[1]["hits"]
+    last = plain[-1]["case_id"]
+    status, found = send(client, "/v1/search/ct", chest.read_bytes(), liked=last, disliked=plain[0]["case_id"])
+    assert status == 200
+    # What was judged is not shown again.
+    assert {hit["case_id"] for hit in plain} - {hit["case_id"] for hit in found["hits"]} == {last, plain[0]["case_id"]}
+    status, said = send(client, "/v1/search/ct", chest.read_bytes(), liked="nobody")
+    assert (status, "no case 'nobody'" in said["error"]["message"]) == (422, True)
+
+
 @pytest.mark.parametrize(
     ("fields", "told"), [({"k": "0"}, "k"), ({"odd": "1"}, "unknown field"), ({"where": "height > 2"}, "height")]
 )

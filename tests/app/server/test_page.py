@@ -283,6 +283,12 @@ def test_a_ct_that_is_chosen_is_sent_and_its_like_are_found(site: str, open_page
     page.locator("#ct").set_input_files(chest)
     expect(page.locator("#asked")).to_contain_text(f"CT: {chest.name}")
     expect(page.locator(".card[data-case]").first).to_be_visible(timeout=3 * PATIENCE_MS)
+    first = page.locator(".card[data-case]").first.get_attribute("data-case")
+    page.get_by_role("button", name="Hit 1 is bad").click()
+    expect(page.locator("#asked")).to_contain_text("1 bad")
+    # What was judged is not shown again: the verdict went with the CT.
+    expect(page.locator(".card[data-case]").first).to_be_visible(timeout=3 * PATIENCE_MS)
+    expect(page.locator(f'.card[data-case="{first}"]')).to_have_count(0)
 
 
 @in_browser

@@ -6,6 +6,7 @@ hashed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -66,13 +67,22 @@ def case_as_json(indexed: IndexedCase, *, viewer: str | None = None) -> dict[str
 
 def _facts(record: Any) -> dict[str, Any]:
     """List what a record may tell; ``asdict`` would copy all of it first, deeply."""
-    return {field.name: _plain(getattr(record, field.name)) for field in fields(record) if field.name not in _HIDDEN}
+    kind: Any = type(record)
+    return {name: _plain(getattr(record, name)) for name in _told(kind)}
+
+
+@cache
+def _told(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind) if field.name not in _HIDDEN)
 
 
 def _plain(value: Any) -> Any:
     """Turn records, tuples and paths into what JSON knows."""
     if value is None or isinstance(value, (str, int, float)):
         return value
+    # Before what takes longer to find out; most values are one of these.
+    if isinstance(value, (tuple, list)):
+        return [_plain(one) for one in value]
     if is_dataclass(value):
         return _facts(value)
     if isinstance(value, Mapping):

@@ -29,7 +29,8 @@ from medfinder.retrieval.build import case_digest
 from medfinder.retrieval.search import MAX_CHARACTERS
 from medfinder.volume import body_region, standardise_file
 
-_WITH_CT = ("text", "where", "k", "offset", "group", "facets", "explain")
+_LISTS = ("liked", "disliked")
+_WITH_CT = ("text", *_LISTS, "where", "k", "offset", "group", "facets", "explain")
 
 
 class AskedText(BaseModel):
@@ -143,8 +144,10 @@ async def _read(worker: Worker, upload: Upload, seconds: float) -> tuple[Path, t
 
 
 def _wanted(fields: dict[str, str]) -> Wanted:
+    """Read the fields of a form; a list's values stand between commas."""
+    lists = {name: [one.strip() for one in fields[name].split(",") if one.strip()] for name in _LISTS if name in fields}
     try:
-        return Wanted.model_validate(fields)
+        return Wanted.model_validate(fields | lists)
     except ValidationError as error:
         first = error.errors()[0]
         raise Refusal(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:300]) from None

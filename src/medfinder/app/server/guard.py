@@ -8,7 +8,7 @@ reader's machine; bodies that are too large (413) or come too slowly (408).
 import asyncio
 import time
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medfinder.app.headers import page_headers
@@ -20,6 +20,7 @@ HEADERS = page_headers(images="blob: data:", workers="blob:", scripts="'wasm-uns
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 # What a multipart form takes beside the file: its fields, which are texts.
 _FORM_BYTES = 2**20
@@ -48,9 +49,8 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                given = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(one for one in _HEADERS if one[0] not in given)]
             await send(message)
 
         headers = Headers(scope=scope)

@@ -142,7 +142,8 @@ class Jobs:
     def _go_on(self) -> None:
         while (job_id := self._queue.get()) is not None:
             job = self.find(job_id)
-            if job is None:
+            # One that was put in twice, when it came and at the start, is done once.
+            if job is None or job.status in ("done", "failed"):
                 continue
             try:
                 self._do(job)

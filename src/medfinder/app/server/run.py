@@ -36,6 +36,8 @@ _WAIT_S = 5.0
 _MOST_CONNECTIONS = 1_000
 _HEAD_BYTES = 32_768
 _HEAD_S = 15.0
+# To take what the connection holds back, 48 kB of it: slower than the slowest line.
+_READ_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,13 @@ def serve(
 
 
 class PatientProtocol(H11Protocol):
-    """Ends connections that do not say within a time what they want; uvicorn itself would wait for ever."""
+    """Ends connections that do not say within a time what they want, or do not read what they asked for.
+
+    uvicorn itself would wait for ever.
+    """
 
     _silence: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request."""
@@ -195,9 +201,21 @@ class PatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
-        if self._silence is not None:
-            self._silence.cancel()
+        for waiting in (self._silence, self._unread):
+            if waiting is not None:
+                waiting.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for a caller who does not read."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(_READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stop waiting for the caller: he reads."""
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
 
     def _wait(self) -> None:
         self._silence = self.loop.call_later(_HEAD_S, self._give_up)

@@ -68,6 +68,7 @@ export class Results {
     const fields = { k: PAGE, offset: (question.page - 1) * PAGE, facets: "true", file: question.ct };
     if (question.text) fields.text = question.text;
     if (conditions(question)) fields.where = conditions(question);
+    for (const name of ["liked", "disliked"]) if (question[name].length) fields[name] = question[name].join(",");
     const bar = element("upload-done");
     const state = element("upload-state");
     element("upload").hidden = false;
@@ -178,7 +179,6 @@ export class Results {
   judge(hit, verdict) {
     const id = hit.case_id;
     ask("/v1/feedback", { method: "POST", said: { query_id: this.answer.query_id, case_id: id, verdict } }).catch((error) => tell(error.message, true));
-    if (this.question.ct) { tell("Noted."); return; }
     const without = (list) => list.filter((one) => one !== id);
     const [liked, disliked] = [without(this.question.liked), without(this.question.disliked)];
     const was = this.question[verdict === "good" ? "liked" : "disliked"].includes(id);
