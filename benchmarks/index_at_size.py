@@ -27,7 +27,7 @@ import numpy as np
 
 from medfinder.curation.keywords import KEYWORDS
 from medfinder.records import Case, Finding, Query
-from medfinder.retrieval import index as index_room
+from medfinder.retrieval import stored_case
 from medfinder.retrieval.engine import IndexSettings, Way
 from medfinder.retrieval.filters import Condition, parse_filter
 from medfinder.retrieval.index import SearchIndex
@@ -150,7 +150,7 @@ def build(folder: Path, cases: int, width: int) -> dict[str, Any]:
     start = time.perf_counter()
     with (
         SearchIndex.open(path) as index,
-        mock.patch.object(index_room, "describe_case", lambda case: stretched(words[case.report], case.case_id)),
+        mock.patch.object(stored_case, "describe_case", lambda case: stretched(words[case.report], case.case_id)),
     ):
         before = len(index)
         for first in range(before, cases, 500):

@@ -20,10 +20,10 @@ from medfinder.retrieval.cluster import KEY_VARIABLE, Cluster
 from medfinder.retrieval.columns import points_of
 from medfinder.retrieval.engine import Point
 from medfinder.retrieval.filters import parse_filter
-from medfinder.retrieval.index import SearchIndex, _to_payload, is_index
-from medfinder.retrieval.index import _to_point as _to_index_point
+from medfinder.retrieval.index import SearchIndex, is_index
 from medfinder.retrieval.lexical import describe_query
 from medfinder.retrieval.search import Searcher
+from medfinder.retrieval.stored_case import to_payload, to_point
 
 qdrant_client = pytest.importorskip("qdrant_client")
 
@@ -70,8 +70,8 @@ def index(name: Path, cluster: Cluster) -> Iterator[SearchIndex]:
 
 
 def _to_point(case: Case) -> Point:
-    payload = _to_payload(case, Path("/nowhere"), Path("/nowhere/index"))
-    return _to_index_point(case, payload, np.array([1, 0]), np.array([1, 0]))
+    payload = to_payload(case, Path("/nowhere"), Path("/nowhere/index"))
+    return to_point(case, payload, np.array([1, 0]), np.array([1, 0]))
 
 
 def _add(index: SearchIndex, *rows: tuple[Case, tuple[float, float]]) -> None:

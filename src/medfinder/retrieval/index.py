@@ -16,7 +16,6 @@ model than the index was made with, and a disk that is nearly full.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -25,26 +24,24 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
 from medfinder.errors import SearchIndexError
-from medfinder.records import Case, Finding
+from medfinder.records import Case
 from medfinder.retrieval.cluster import Cluster, ClusterEngine
 from medfinder.retrieval.columns import COUNTED, READ, Columns, point_of, points_of
 from medfinder.retrieval.edge import ROOM_TO_WRITE, EdgeEngine, engine_name, require_room
-from medfinder.retrieval.engine import DENSE, SPARSE, Engine, Found, IndexSettings, Point, Progress, Space, Way, flag
+from medfinder.retrieval.engine import DENSE, SPARSE, Engine, Found, IndexSettings, Progress, Space, Way
 from medfinder.retrieval.filters import Condition, equals
-from medfinder.retrieval.lexical import Terms, describe_case
-
-# Raised whenever older code could not read what newer code writes.
-FORMAT = 1
+from medfinder.retrieval.index_folder import check_meta, is_index_folder, make_meta, read_meta, take_lock
+from medfinder.retrieval.lexical import Terms
+from medfinder.retrieval.stored_case import IndexedCase, StoredCase, find_volume, from_payload, to_payload, to_point
 
 # Cases of a cluster, and terms, that are remembered so that they are asked for once; about 50 MB at the most.
 _MAX_REMEMBERED = 200_000
@@ -73,20 +70,6 @@ _SCORE_DIGITS = 6
 _FRESH = 0.9
 
 _USUAL = IndexSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedCase:
-    """A case as the index holds it.
-
-    Attributes:
-        volume: absolute path of the standardised volume, or None when it has gone.
-        negated: canonical names that the report says are absent.
-    """
-
-    case: Case
-    volume: Path | None
-    negated: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +116,7 @@ class SearchIndex:
         self._saved = ""
         self._known_terms: dict[int, bool] = {}
         self._counted: dict[Any, Any] = {}
-        self._kept_cases: dict[str, _Read] = {}
+        self._kept_cases: dict[str, StoredCase] = {}
         self._changes = 0
         self._believed_since = time.monotonic()
 
@@ -158,13 +141,13 @@ class SearchIndex:
             SearchIndexError: something is there already, or it cannot be written.
         """
         if cluster is not None:
-            _create_collection(path, cluster, _make_meta("Qdrant cluster", model_digest, width, model_name))
+            _create_collection(path, cluster, make_meta("Qdrant cluster", model_digest, width, model_name))
             return cls.open(path, cluster=cluster)
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise SearchIndexError(
                 f"{path} exists and is not empty; choose another folder, or open it if it is an index"
             )
-        meta = _make_meta(engine_name(), model_digest, width, model_name)
+        meta = make_meta(engine_name(), model_digest, width, model_name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             require_room(path.parent, ROOM_TO_WRITE)
@@ -195,8 +178,8 @@ class SearchIndex:
         """
         if cluster is not None:
             return cls(path, *_open_collection(path, cluster), lambda: None)
-        meta = _read_meta(path)
-        lock = _take_lock(path, wait_s)
+        meta = read_meta(path)
+        lock = take_lock(path, wait_s)
         try:
             engine = EdgeEngine(path / "shard", meta["width"])
         except BaseException:
@@ -290,9 +273,9 @@ class SearchIndex:
                 )
         points = []
         for row, case in enumerate(cases):
-            payload = _to_payload(case, volumes_root.resolve(), self.path.resolve())
+            payload = to_payload(case, volumes_root.resolve(), self.path.resolve())
             payload["digest"] = digests[row] if digests else ""
-            points.append(_to_point(case, payload, image[row], report[row]))
+            points.append(to_point(case, payload, image[row], report[row]))
         if points:
             with self._change() as columns:
                 self._engine.upsert(points)
@@ -530,15 +513,16 @@ class SearchIndex:
         found = {case_id: kept[case_id] for case_id in dict.fromkeys(case_ids) if case_id in kept}
         if missing := [case_id for case_id in case_ids if case_id not in found]:
             records = self._engine.retrieve(_points(missing), None)
-            read = {record.payload["case_id"]: _from_payload(record.payload, self.path) for record in records}
+            read = {record.payload["case_id"]: from_payload(record.payload, self.path) for record in records}
             found |= read
             self._keep_cases(read, changes)
         # A volume may go at any time.
         return {
-            case_id: IndexedCase(case, _there(places), negated) for case_id, (case, places, negated) in found.items()
+            case_id: IndexedCase(case, find_volume(places), negated)
+            for case_id, (case, places, negated) in found.items()
         }
 
-    def _keep_cases(self, read: Mapping[str, "_Read"], changes: int) -> None:
+    def _keep_cases(self, read: Mapping[str, StoredCase], changes: int) -> None:
         """Keep cases until something changes; those of a cluster are changed by others, too, and never kept."""
         if self._engine.is_shared:
             return
@@ -614,7 +598,7 @@ def is_index(path: Path, cluster: Cluster | None = None) -> bool:
             return ClusterEngine.exists(client, path.name, cluster.url)
         finally:
             client.close()
-    return (path / "index.json").is_file() and (path / "shard").is_dir()
+    return is_index_folder(path)
 
 
 # ---- cluster ---------------------------------------------------------------------------------------------------------
@@ -634,155 +618,12 @@ def _open_collection(path: Path, cluster: Cluster) -> tuple[Mapping[str, Any], E
     client, place = cluster.connect(), f"{path.name} at {cluster.url}"
     try:
         engine = ClusterEngine(client, path.name, place)
-        meta = _check_meta(engine.about(), place)
+        meta = check_meta(engine.about(), place)
     except BaseException:
         client.close()
         raise
     return meta, engine
 
 
-# ---- folder ----------------------------------------------------------------------------------------------------------
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise SearchIndexError(f"no index at {path}; make one: medfinder index DATASET {path}")
-    if not is_index(path):
-        raise SearchIndexError(f"{path} is not an index (it has no index.json and shard); make one: medfinder index")
-    try:
-        meta = json.loads((path / "index.json").read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise SearchIndexError(f"{path / 'index.json'} is damaged ({error}); make the index anew") from error
-    return _check_meta(meta, str(path / "index.json"))
-
-
-def _make_meta(engine: str, model_digest: str, width: int, model_name: str) -> dict[str, Any]:
-    facts = {"model_name": model_name, "model_digest": model_digest, "width": width}
-    return {"format": FORMAT, "engine": engine, **facts}
-
-
-def _check_meta(meta: Any, place: str) -> dict[str, Any]:
-    expected = {"format": int, "engine": str, "model_name": str, "model_digest": str, "width": int}
-    if not isinstance(meta, dict) or any(not isinstance(meta.get(key), kind) for key, kind in expected.items()):
-        raise SearchIndexError(
-            f"{place} is damaged or none of ours: expected {', '.join(expected)}; make the index anew"
-        )
-    if meta["format"] != FORMAT:
-        raise SearchIndexError(f"index {place} has format {meta['format']}, this version reads {FORMAT}; make it anew")
-    return meta
-
-
-@contextmanager
-def hold_index(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Keep everybody from opening an index while its files are copied; gives what ``index.json`` says.
-
-    Raises:
-        SearchIndexError: no index is there, or another process has it open.
-    """
-    meta = _read_meta(path)
-    lock = _take_lock(path, 0.0)
-    try:
-        yield meta
-    finally:
-        os.close(lock)
-
-
-def _take_lock(path: Path, wait_s: float) -> int:
-    """Lock the index for this process; the lock goes with the process, however it ends."""
-    try:
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise SearchIndexError(f"index {path} cannot be locked: {error.strerror}") from error
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(lock)
-                raise SearchIndexError(
-                    f"index {path} is in use by another process; wait until it ends, or stop it"
-                ) from None
-            time.sleep(0.05)
-        else:
-            return lock
-
-
-# ---- points ----------------------------------------------------------------------------------------------------------
-
-
 def _points(case_ids: Iterable[str]) -> list[int]:
     return [point_of(case_id) for case_id in dict.fromkeys(case_ids)]
-
-
-def _to_point(case: Case, payload: dict[str, Any], image: np.ndarray, report: np.ndarray) -> Point:
-    words = describe_case(case)
-    payload["negated"] = list(words.negated)
-    dense: dict[Space, np.ndarray] = {"image": _unit(image, "image", case.case_id)}
-    if case.report or case.report_es:
-        dense["report"] = _unit(report, "report", case.case_id)
-    sparse: dict[Space, Terms] = {"affirmed": words.affirmed, "denied": words.denied}
-    return Point(point_of(case.case_id), dense, {name: terms for name, terms in sparse.items() if terms}, payload)
-
-
-def _unit(vector: np.ndarray, name: str, case_id: str) -> np.ndarray:
-    vector = np.asarray(vector, dtype=np.float32)
-    norm = float(np.linalg.norm(vector))
-    # The engine stores NaN without a word and would never find the case again.
-    if not np.isfinite(norm) or norm == 0:
-        raise SearchIndexError(f"{name} vector of case {case_id} has length {norm}; expected a finite one above 0")
-    return np.asarray(vector / norm)
-
-
-def _plain(record: Case | Finding) -> dict[str, Any]:
-    """List a record's fields; ``asdict`` would copy each of them deeply, which took most of the time of adding."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
-
-
-def _to_payload(case: Case, volumes_root: Path, index: Path) -> dict[str, Any]:
-    """Flatten a case; absolute and relative places are both kept, so that index and dataset may move together."""
-    present = [finding.name for finding in case.findings if finding.status == "present"]
-    return {
-        **_plain(case),
-        "findings": list(dict.fromkeys(present)),
-        "finding_records": [_plain(finding) for finding in case.findings],
-        "is_synthetic": flag(case.is_synthetic),
-        "spacing_z_mm": case.spacing_mm[2],
-        "volumes_root": str(volumes_root),
-        "volumes_root_relative": os.path.relpath(volumes_root, index),
-    }
-
-
-class _Read(NamedTuple):
-    """A case as the engine holds it.
-
-    Attributes:
-        places: where its volume may lie.
-    """
-
-    case: Case
-    places: tuple[Path, ...]
-    negated: tuple[str, ...]
-
-
-def _from_payload(payload: Mapping[str, Any], index: Path) -> _Read:
-    names = Case.__dataclass_fields__
-    values: dict[str, Any] = {name: payload.get(name) for name in names}
-    values["findings"] = tuple(Finding(**record) for record in payload["finding_records"])
-    values["spacing_mm"] = tuple(payload["spacing_mm"])
-    values["is_synthetic"] = payload["is_synthetic"] == flag(True)
-    values["shape"] = tuple(payload["shape"])
-    case = Case(**values)
-    roots = _resolved(payload["volumes_root"], payload["volumes_root_relative"], index)
-    places = tuple(dict.fromkeys(root / case.volume for root in roots))
-    return _Read(case, places, tuple(payload["negated"]))
-
-
-def _there(places: Sequence[Path]) -> Path | None:
-    return next((path for path in places if path.is_file()), None)
-
-
-@lru_cache(maxsize=1_000)
-def _resolved(root: str, relative: str, index: Path) -> tuple[Path, Path]:
-    """Resolve folders once: it takes longer than all else that is done to a case, and there are few of them."""
-    return Path(root).resolve(), (index / relative).resolve()

@@ -21,9 +21,10 @@ from medfinder.retrieval.evidence import EvidenceFinder, HeatMap, evidence_in
 from medfinder.retrieval.explain import best_sentences, compare_findings, likest_sentences, says
 from medfinder.retrieval.filters import AllOf, Condition, Not, parse_filter
 from medfinder.retrieval.fusion import Calibration, Tables, fuse, load_calibration
-from medfinder.retrieval.index import IndexedCase, SearchIndex
+from medfinder.retrieval.index import SearchIndex
 from medfinder.retrieval.lexical import Terms, Words
 from medfinder.retrieval.query import holds, is_there, must_be_read
+from medfinder.retrieval.stored_case import IndexedCase
 
 if TYPE_CHECKING:
     from medfinder.models.protocol import DualEncoder

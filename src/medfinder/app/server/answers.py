@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from medfinder.app.server.pictures import PLANES
 from medfinder.records import Case, Evidence, Hit
-from medfinder.retrieval.index import IndexedCase
+from medfinder.retrieval.stored_case import IndexedCase
 
 _HIDDEN = ("volume", "patient_id")
 

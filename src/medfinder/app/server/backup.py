@@ -39,7 +39,7 @@ from medfinder import __version__
 from medfinder.app.server.audit import Head
 from medfinder.app.server.database import DATABASE_URL, read_secret
 from medfinder.errors import ConfigError, SearchIndexError, StateError
-from medfinder.retrieval.index import hold_index
+from medfinder.retrieval.index_folder import hold_index
 
 FORMAT = 1
 

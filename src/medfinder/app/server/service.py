@@ -23,8 +23,9 @@ from medfinder.app.server.settings import Limits
 from medfinder.app.server.state import State
 from medfinder.app.study_links import ViewerLinks
 from medfinder.curation.dataset import view_beside
-from medfinder.retrieval.index import IndexedCase, SearchIndex
+from medfinder.retrieval.index import SearchIndex
 from medfinder.retrieval.search import Searcher
+from medfinder.retrieval.stored_case import IndexedCase
 
 if TYPE_CHECKING:
     from medfinder.models.protocol import DualEncoder
