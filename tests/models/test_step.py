@@ -1,6 +1,7 @@
 """A step in chunks, or shared by processes, is the same step."""
 
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -141,3 +142,19 @@ def test_cuda_asked_for_and_absent_is_refused() -> None:
         start_fabric(Device(kind="cuda"), batch=8)
     with pytest.raises(ConfigError, match="needs a GPU"):
         start_fabric(Device(kind="cpu", precision="16"), batch=8)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_freed_memory_is_not_cleared_again() -> None:
+    script = """
+import resource, torch
+from medfinder.models.device import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8): torch.empty(16_000_000).fill_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+usual = faults(); keep_freed_memory(); faults(); print(usual, faults())
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    usual, kept = map(int, told.stdout.split())
+    assert kept < usual / 10

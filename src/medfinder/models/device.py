@@ -4,7 +4,9 @@ In: settings. Out: Lightning Fabric, set up. Refused: a device that is not there
 share evenly, a step that does not fit into memory. Processes come from ``torchrun``, which tells them of one another.
 """
 
+import ctypes
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,10 @@ from typing import Any
 import torch
 
 from medfinder.errors import ConfigError, MissingExtraError
+
+# glibc's malloc.h: blocks from this size on are given back when they are freed, and so much may lie free at the end.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGE = 2**30
 
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -50,6 +56,18 @@ def compute_in_one_thread() -> None:
     several times the processor time of the work itself.
     """
     torch.set_num_threads(1)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what torch frees for the next step; for training on a CPU.
+
+    glibc gives every large tensor back to the system at once, which then clears it page by page when the next step asks
+    for it anew: a tenth of a step's processor time (``benchmarks/train_step.py``). Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    if mallopt is not None:
+        for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            mallopt(threshold, _LARGE)
 
 
 def start_fabric(device: Device, *, batch: int) -> Any:

@@ -40,7 +40,7 @@ from medfinder.models.checkpoint import (
     read_weights,
     save_checkpoint,
 )
-from medfinder.models.device import Device, compile_heavy_part, enough_memory, start_fabric
+from medfinder.models.device import Device, compile_heavy_part, enough_memory, keep_freed_memory, start_fabric
 from medfinder.models.examples import (
     Examples,
     Order,
@@ -276,6 +276,8 @@ def train(
     )
     if isinstance(task, TrainSummary):
         return task
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     with enough_memory(settings.chunk or settings.batch // fabric.world_size):
         return _fit(task, out, fabric, resume=resume, progress=progress, trackers=trackers)
 
