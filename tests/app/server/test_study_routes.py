@@ -92,7 +92,7 @@ def test_a_study_without_a_volume_says_why(asked: TestClient) -> None:
         ("/studies", "401", "lets nobody in"),
         ("/studies", "503", "cannot be searched"),
         (f"{CHEST}/metadata", "500", "refused by the server"),
-        (f"series/{CHEST}.1", "cut, and the length says so", "incomplete"),
+        (f"series/{CHEST}.1", "cut by 150", "incomplete"),
     ],
 )
 def test_a_pacs_that_fails_is_told_without_its_address(
