@@ -74,13 +74,17 @@ class Lexicon:
 
     Attributes:
         patterns: those of one word and those with a gap behind the first, by their first stem.
-        runs: the others, by their first two stems.
+        gapped: those with a gap further on, by their first two stems.
+        runs: those of several words without a gap, by all their stems.
+        lengths: of the runs that start with two stems, the longest first.
         signs: the words of names that give way to the finding itself.
     """
 
     language: Language
     patterns: dict[str, list[Pattern]] = field(default_factory=dict)
-    runs: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
+    gapped: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
+    runs: dict[tuple[str, ...], list[Pattern]] = field(default_factory=dict)
+    lengths: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     names: dict[tuple[str, ...], str] = field(default_factory=dict)
     abbreviations: dict[str, str] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
@@ -265,7 +269,7 @@ def load_lexicon(language: Language) -> Lexicon:
         for words in entry[language]:
             _add(lexicon, "generic", name, words)
     _add_triggers(lexicon, tables["trigger"][language])
-    for found in (*lexicon.patterns.values(), *lexicon.runs.values()):
+    for found in (*lexicon.patterns.values(), *lexicon.gapped.values()):
         found.sort(key=lambda pattern: -len(pattern.stems))
     lexicon.places.update(stems[0] for stems in _patterns_of(lexicon, "location") if len(stems) == 1)
     lexicon.adjectives.update(stem(fold(word), language) for word in tables["adjectives"][language])
@@ -307,12 +311,17 @@ def _add(lexicon: Lexicon, kind: str, name: str, words: str) -> None:
     )
     needed = frozenset(stems) - {GAP, WIDE_GAP}
     lexicon.known.update(needed)
+    has_gap = bool({GAP, WIDE_GAP} & set(stems))
     pattern = Pattern(stems, kind, name, needed)
-    if len(stems) == 1 or stems[1].startswith(GAP):
+    if len(stems) > 1 and not has_gap:
+        lexicon.runs.setdefault(stems, []).append(pattern)
+        lengths = lexicon.lengths.setdefault((stems[0], stems[1]), [])
+        lengths[:] = sorted({*lengths, len(stems)}, reverse=True)
+    elif len(stems) == 1 or stems[1].startswith(GAP):
         lexicon.patterns.setdefault(stems[0], []).append(pattern)
     else:
-        lexicon.runs.setdefault((stems[0], stems[1]), []).append(pattern)
-    if kind == "keyword" and not {GAP, WIDE_GAP} & set(stems):
+        lexicon.gapped.setdefault((stems[0], stems[1]), []).append(pattern)
+    if kind == "keyword" and not has_gap:
         lexicon.names.setdefault(stems, name)
         lexicon.names.setdefault(tuple(word for word in stems if word not in STOP_WORDS), name)
 

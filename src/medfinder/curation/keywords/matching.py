@@ -6,6 +6,7 @@ In: the stems of a sentence. Out: matches in order, without those that are only 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import pairwise
 
 from medfinder.curation.keywords.library import GAP, STOP_WORDS, Lexicon, load_tables
 
@@ -69,12 +70,21 @@ class Match:
 def find_matches(stems: Sequence[str], lexicon: Lexicon) -> list[Match]:
     """Find all that means something; what is part of something longer is dropped."""
     present = frozenset(stems)
-    matches = [
-        Match(pattern.kind, pattern.name, at)
-        for start, (stem, after) in enumerate(zip(stems, (*stems[1:], ""), strict=False))
-        for pattern in (*lexicon.runs.get((stem, after), ()), *lexicon.patterns.get(stem, ()))
-        if pattern.stems[-1] in present and pattern.needed <= present and (at := _fit(pattern.stems, stems, start))
-    ]
+    words = tuple(stems)
+    matches: list[Match] = []
+    for start, pair in enumerate(zip(words, (*words[1:], ""), strict=False)):
+        for length in lexicon.lengths.get(pair, ()):
+            run = words[start : start + length]
+            # Near the end of the sentence a slice is shorter than asked for.
+            if len(run) == length:
+                at = tuple(range(start, start + length))
+                matches += (Match(pattern.kind, pattern.name, at) for pattern in lexicon.runs.get(run, ()))
+        for found in (lexicon.gapped.get(pair, ()), lexicon.patterns.get(pair[0], ())):
+            for pattern in found:
+                if pattern.stems[-1] in present and pattern.needed <= present:
+                    at = _fit(pattern.stems, words, start)
+                    if at:
+                        matches.append(Match(pattern.kind, pattern.name, at))
     placing = [match for match in matches if match.kind in _PLACING]
     organs = [match for match in matches if match.kind == "organ"]
     others = _drop_stretched(
@@ -84,7 +94,7 @@ def find_matches(stems: Sequence[str], lexicon: Lexicon) -> list[Match]:
     return sorted(kept, key=lambda match: match.at)
 
 
-def _fit(pattern: Sequence[str], stems: Sequence[str], start: int) -> tuple[int, ...]:
+def _fit(pattern: tuple[str, ...], stems: tuple[str, ...], start: int) -> tuple[int, ...]:
     """Fit a pattern to the words from ``start`` on; empty when it does not."""
     at = [start]
     gap = 0
@@ -110,15 +120,15 @@ def _fit(pattern: Sequence[str], stems: Sequence[str], start: int) -> tuple[int,
     return tuple(at)
 
 
-def _pass_aside(stems: Sequence[str], here: int) -> int:
+def _pass_aside(stems: tuple[str, ...], here: int) -> int:
     """Go past a measure between two signs, "(34 mm)", past ", however," and the sign before "not"; else stay."""
-    if stems[here] != "(" and stems[here + 1 : here + 2] in (["not"], ["none"]):
+    if stems[here] != "(" and stems[here + 1 : here + 2] in (("not",), ("none",)):
         return here + 1
     close = {"(": ")", ",": ","}.get(stems[here])
     for end in range(here + 2, min(here + 2 + _LONGEST_ASIDE, len(stems))):
         if stems[end] == close:
             aside = stems[here + 1 : end]
-            return end + 1 if "mm" in aside or "cm" in aside or aside == ["however"] else here
+            return end + 1 if "mm" in aside or "cm" in aside or aside == ("however",) else here
     return here
 
 
@@ -184,8 +194,8 @@ def _drop_parts(matches: Sequence[Match]) -> list[Match]:
     by_word = _by_word(matches)
     kept: dict[tuple[str, tuple[int, ...]], Match] = {}
     for match in matches:
-        words = set(match.at)
-        if not any(len(other.at) > len(words) and words < set(other.at) for other in by_word[match.first]):
+        longer = [other.at for other in by_word[match.first] if len(other.at) > len(match.at)]
+        if not longer or not any(set(match.at).issubset(at) for at in longer):
             kept.setdefault((match.kind, match.at), match)
     return list(kept.values())
 
@@ -250,6 +260,11 @@ def _drop_plain(keywords: Sequence[Match]) -> list[Match]:
     """Drop "soft tissue mass" where "pleural ... mass" reads the same noun: plain names give way to an organ's."""
     told = {match.last for match in keywords if match.name not in _PLAIN}
     kept = [match for match in keywords if match.name not in _PLAIN or match.last not in told]
+    # "Lámina de derrame" and "derrame pleural" are one mention.
+    twice = [
+        one for one, other in pairwise(kept) if one.name == other.name and other.first <= one.last == other.last - 1
+    ]
+    kept = [match for match in kept if match not in twice] if twice else kept
     return [match for match in kept if match.name not in _ENLARGED or not _speaks_of_other(match, kept)]
 
 
@@ -313,13 +328,16 @@ def _made_names() -> frozenset[str]:
     return frozenset(name for organ in load_tables()["organ"].values() for name in organ["makes"])
 
 
+# "Esophagus with diffuse thickening": these tell how far, not where.
+_SPREAD = ("diffuse", "peripheral")
+
+
 def _organ_of(keyword: Match, organs: Sequence[Match], matches: Sequence[Match], stems: Sequence[str]) -> Match | None:
     """Choose the organ a keyword stands by: the nearest of organs and places, with nothing between that parts them."""
-    spots = [*organs, *(match for match in matches if match.kind == "location")]
-    near = sorted(spots, key=lambda spot: min(abs(spot.first - keyword.last), abs(keyword.first - spot.last)))
-    if not near or near[0].kind != "organ" or near[0].first in keyword.at:
+    spots = [*organs, *(match for match in matches if match.kind == "location" and match.name not in _SPREAD)]
+    organ = min(spots, key=lambda spot: min(abs(spot.first - keyword.last), abs(keyword.first - spot.last)))
+    if organ.kind != "organ" or organ.first in keyword.at:
         return None
-    organ = near[0]
     others = (match for match in matches if match.kind == "keyword")
     if keyword.name == "enlarged" and any(organ.first in match.at for match in others):
         return None

@@ -5,7 +5,7 @@ the nearest keyword of its part. Refused: nothing; what is not told stays None.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -22,17 +22,25 @@ _LEVEL = re.compile(r"[tdl](?:1[0-2]|[1-9])")
 def place_findings(sentence: Sentence, language: Language) -> list[Finding]:
     """Tell side, place and size of each keyword from the words of its part of the sentence."""
     parts = _cut(sentence)
-    placing = [match for match in sentence.matches if match.kind in ("side", "location")]
+    own: dict[int, list[Match]] = {}
+    for match in sentence.keywords:
+        own.setdefault(parts[match.last].start, []).append(match)
+    placing = [
+        (_owner(match, own[parts[match.first].start], language), match)
+        for match in sentence.matches
+        if match.kind in ("side", "location")
+    ]
+    units = [word for word, stem in enumerate(sentence.stems) if stem in ("mm", "cm")]
     found: list[Finding] = []
     for match in sentence.keywords:
         near = parts[match.last]
-        own = [other for other in sentence.keywords if other.last in near]
-        inside = [other for other in placing if other.first in near and _owner(other, own, language) is match]
-        before = [other for other in reversed(found) if other.laterality and other.name != match.name][:1]
+        inside = [placed for owner, placed in placing if owner is match]
+        before = next((other for other in reversed(found) if other.laterality and other.name != match.name), None)
         is_sideless = load_keywords()[match.name].is_midline or _is_in_both(match, inside)
         side = None if is_sideless else _side_of(inside, before)
         location = _location_of(inside) or _level(near, sentence.stems)
-        size_mm = _size_mm(near, sentence.stems, match, own)
+        sized = [unit for unit in units if unit in near]
+        size_mm = _size_mm(sized, sentence.stems, match, own[near.start]) if sized else None
         found.append(Finding(match.name, laterality=side, location=location, size_mm=size_mm))
     _share_places(sentence, found)
     return found
@@ -63,6 +71,9 @@ def _breaks(sentence: Sentence) -> dict[int, int]:
 def _owner(placed: Match, own: Sequence[Match], language: Language) -> Match:
     """Choose among the keywords of one part the one that a side or place word belongs to: the nearest."""
 
+    if len(own) == 1:
+        return own[0]
+
     def distance(match: Match) -> tuple[int, bool]:
         inside = match.first <= placed.first <= match.last
         gap = 0 if inside else min(abs(placed.first - match.last), abs(match.first - placed.last))
@@ -83,10 +94,10 @@ def _is_in_both(match: Match, inside: Sequence[Match]) -> bool:
     return bool(sides) and len(places) > 1 and "mediastinal" in names and places[0].first < sides[0].first
 
 
-def _side_of(inside: Sequence[Match], before: Sequence[Finding]) -> Laterality | None:
+def _side_of(inside: Sequence[Match], before: Finding | None) -> Laterality | None:
     sides = {match.name for match in inside if match.kind == "side"} - {"none"}
     if sides == {"same"} and before:
-        return before[0].laterality
+        return before.laterality
     sides -= {"same"}
     # The lingula is left and the middle lobe right, whatever side stands beside them.
     places = (load_tables()["location"][match.name] for match in inside if match.kind == "location")
@@ -108,12 +119,11 @@ def _share_places(sentence: Sentence, found: list[Finding]) -> None:
     """Give "consolidation" its place in "consolidation and ground glass in the left lower lobe"."""
     keywords = sentence.keywords
     joining = {match.first for match in sentence.matches if match.name in _JOINING}
+    last_place = max((match.first for match in sentence.matches if match.kind == "location"), default=-1)
     for index in range(len(found) - 2, -1, -1):
         here, after = found[index], found[index + 1]
         is_joined = keywords[index].last + 1 in joining
-        is_behind = any(
-            match.kind == "location" and match.first > keywords[index + 1].last for match in sentence.matches
-        )
+        is_behind = last_place > keywords[index + 1].last
         midline = load_keywords()[here.name].is_midline
         is_told = here.location is not None and here.location not in ("peripheral", "diffuse")
         if is_joined and is_behind and not midline and here.laterality is None and not is_told:
@@ -128,19 +138,19 @@ _JOINING = ("and", "or", "nor", "y", "e", "o", "u", "ni", "versus", "vs", "with"
 _INSIDE = ("air bronchogram", "tree-in-bud")
 
 
-def _level(near: Iterable[int], stems: Sequence[str]) -> str | None:
+def _level(near: range, stems: Sequence[str]) -> str | None:
     """Read a vertebral level; Spanish d8 (dorsal) is T8."""
-    for word in near:
-        if _LEVEL.fullmatch(stems[word]):
-            return stems[word].upper().replace("D", "T")
+    for stem in stems[near.start : near.stop]:
+        if stem[0] in "tdl" and _LEVEL.fullmatch(stem):
+            return stem.upper().replace("D", "T")
     return None
 
 
-def _size_mm(near: Sequence[int], stems: Sequence[str], match: Match, own: Sequence[Match]) -> float | None:
+def _size_mm(units: Sequence[int], stems: Sequence[str], match: Match, own: Sequence[Match]) -> float | None:
     """Read the greatest size in mm; where several keywords share the words, only the nearest one takes it."""
     sizes = []
-    for unit in near:
-        if stems[unit] not in ("mm", "cm") or min(own, key=lambda other: abs(other.last - unit)) is not match:
+    for unit in units:
+        if min(own, key=lambda other: abs(other.last - unit)) is not match:
             continue
         # "23 x 18 mm": both figures share the unit.
         figure = unit - 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from medfinder.curation.keywords.library import Lexicon, load_keywords, load_lexicon
+from medfinder.curation.keywords.library import STOP_WORDS, Lexicon, load_keywords, load_lexicon
 from medfinder.curation.keywords.matching import PUNCTUATION, Match, Sentence, find_matches, take_apart
 from medfinder.curation.keywords.places import place_findings
 from medfinder.curation.keywords.sentences import split_sentences
@@ -23,10 +23,14 @@ _VERBS = ("deny", "doubt", "memory")
 # "A or B", said of two findings without a denial, leaves both open; words between A and "or", ours.
 _NEAR = 5
 _CONTRASTS = ("rather than", "instead of", "as opposed to", "en lugar de", "en vez de", "más que")
+# "Sin poder descartar neumonía ni absceso": what goes on with a denial goes on with a doubt, too.
+_GOING_ON = (*_CONTRASTS, "ni", "nor")
+# "Nódulo dudoso en la base", "nódulo en la base, dudoso,": these speak of the finding before them.
+_ADJECTIVES = ("dudoso", "cuestionable", "discutible", "questionable", "doubtful", "equivocal")
 _OPERATIONS = ("lobectomy", "mastectomy", "lung transplant", "post-radiotherapy changes", "osteosynthesis material")
 # "Pneumothorax after drain removal" denies the drain alone.
 _OF_ONE = ("removal", "withdrawal", "explantation")
-# Words between a comma and "resolved"; ours.
+# Words between a comma and "resolved", or between the commas of ", less likely,"; ours.
 _LONGEST_APPENDED = 3
 
 
@@ -111,11 +115,11 @@ def _is_answered(asked: Finding, after: Sequence[Finding]) -> bool:
 def _judge(sentence: Sentence) -> list[Status | None]:
     """Give each keyword its status; None for what is history only."""
     reached: dict[str, set[int]] = {verb: set() for verb in _VERBS}
-    for trigger in sorted(sentence.matches, key=lambda match: match.name in _CONTRASTS):
+    for trigger in sorted(sentence.matches, key=lambda match: match.name in _GOING_ON):
         verb = trigger.kind.partition("_")[0]
         if verb in reached:
             # "Likely atelectasis rather than pneumonia" leaves both open.
-            is_doubted = trigger.name in _CONTRASTS and trigger.first in reached["doubt"]
+            is_doubted = trigger.name in _GOING_ON and trigger.first in reached["doubt"]
             reached["doubt" if is_doubted else verb] |= _reach(trigger, sentence)
     statuses: list[Status | None] = []
     causes = _causes(sentence)
@@ -176,13 +180,17 @@ def _reach(trigger: Match, sentence: Sentence) -> set[int]:
     verb, _, where = trigger.kind.partition("_")
     if where == "behind":
         words = _reach_back(trigger, sentence)
-        return set(_nearest(words, sentence) if trigger.name in _OF_ONE else words)
+        return set(_nearest(words, sentence) if verb == "memory" or trigger.name in _OF_ONE else words)
     if verb == "memory" and sentence.stems[trigger.last + 1 : trigger.last + 2] == [":"]:
         # "Antecedentes: EPOC, neumonía en 2015": a heading, so that all that follows is history.
         return set(range(trigger.last + 2, len(sentence.stems)))
-    if where == "on":
+    # "No se observan: nódulos, masas, derrame."
+    is_opening = trigger.first == 0 and sentence.stems[trigger.last + 1 : trigger.last + 2] == [":"]
+    if where == "on" or is_opening:
         # "Differential includes oedema, haemorrhage and drug reaction": the list ends with its sentence.
         return set(_reach_list(trigger, sentence))
+    if trigger.name in _ADJECTIVES and (told := _just_told(trigger, sentence)):
+        return told
     reach = set(_reach_on(trigger, sentence, ends_at_with=verb != "deny"))
     if where == "both":
         return reach | set(_nearest(_reach_back(trigger, sentence), sentence))
@@ -194,6 +202,17 @@ def _reach(trigger: Match, sentence: Sentence) -> set[int]:
     if (where == "either" or (where == "before" and is_answer)) and not reach & sentence.heads:
         return set(_reach_back(trigger, sentence))
     return reach
+
+
+def _just_told(trigger: Match, sentence: Sentence) -> set[int]:
+    """Find the finding that an adjective follows, at once or behind a comma that sets the adjective apart."""
+    before = trigger.first - 1
+    if before in sentence.heads:
+        return {before}
+    if before < 1 or sentence.stems[before] != "," or not _closes(trigger, sentence):
+        return set()
+    apart = replace(trigger, at=(before, *trigger.at))
+    return set(_nearest(_reach_back(apart, sentence), sentence)) & sentence.heads
 
 
 def _nearest(words: Iterator[int], sentence: Sentence) -> Iterator[int]:
@@ -213,20 +232,23 @@ def _closes(trigger: Match, sentence: Sentence) -> bool:
 def _reach_on(trigger: Match, sentence: Sentence, *, ends_at_with: bool) -> Iterator[int]:
     """Go on from a trigger, word by word, as far as it governs."""
     stems, by_start = sentence.stems, sentence.by_start
-    here = trigger.last + 1
+    here = start = trigger.last + 1
     listed = 0
     while here < len(stems):
         match = by_start.get(here)
         kind = match.kind if match else ""
         # "Probably related to" doubts what it is related to; elsewhere "related to" ends a doubt.
-        if (kind in ("end", "verb") and here > trigger.last + 1) or stems[here] in ";:":
+        is_first = here == start or (here == start + 1 and stems[start] in STOP_WORDS)
+        if (kind in ("end", "verb") and not is_first) or stems[here] in ";:":
             return
         if match is not None and kind == "and":
             after = by_start.get(match.last + 1)
-            if (after is not None and after.kind == "fresh") or (ends_at_with and match.name in ("with", "con")):
+            # "More consistent with oedema than with pneumonia" doubts both.
+            ends_here = ends_at_with and match.name in ("with", "con") and stems[here - 1] not in ("than", "que")
+            if ends_here or (after is not None and after.kind == "fresh"):
                 return
         if stems[here] == "," and here >= listed and not _goes_on_listing(here, sentence):
-            listed = _end_of_bare_list(here, sentence)
+            listed = max(_end_of_bare_list(here, sentence), _end_of_aside(here, sentence))
             if listed == here:
                 return
         yield here
@@ -257,6 +279,15 @@ def _end_of_bare_list(comma: int, sentence: Sentence) -> int:
     if items and sentence.stems[here : here + 1] in (["and"], ["y"], ["e"]) and here + 1 in bare:
         here, items = bare[here + 1], items + 1
     return here if items > 1 and (here == len(sentence.stems) or sentence.stems[here] in PUNCTUATION) else comma
+
+
+def _end_of_aside(comma: int, sentence: Sentence) -> int:
+    """Find the end of "or, less likely, pneumonia"; the comma itself when no "or" stands before it."""
+    before = sentence.by_start.get(comma - 1)
+    if before is None or before.kind not in ("or", "and"):
+        return comma
+    aside = sentence.stems[comma + 1 : comma + 2 + _LONGEST_APPENDED]
+    return comma + 2 + aside.index(",") if "," in aside else comma
 
 
 def _goes_on_listing(comma: int, sentence: Sentence) -> bool:

@@ -59,7 +59,8 @@ def stem(word: str, language: Language) -> str:
         return re.sub(r"our$", "or", re.sub(r"([^aeiou])re$", r"\1er", word)) if len(word) > 4 else word
     if len(word) > 3:
         word = re.sub(r"ces$", "z", word)
-        word = re.sub(r"(?<!bl)(?<=[lrndjz])es$|(?<=[aeiou])s$", "", word)
+        # "Pulmones" has lost an -es, "libres" and "grandes" an -s.
+        word = re.sub(r"(?<=[aeiou][lrndjz])es$|(?<=[aeiou])s$", "", word)
         # Verbs: "se observan" is "se observa".
         word = re.sub(r"(?<=[ae])n$", "", word)
         word = re.sub(r"a$", "o", word)
