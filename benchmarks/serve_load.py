@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ SLICES, SIDE = 500, 512
 
 @dataclass
 class Answers:
-    """What came back: seconds of those that were answered, how often each status; 0 is a connection that failed."""
+    """What came back: seconds until it did, how often each status; 0 is a connection that failed."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -60,8 +61,13 @@ class Answers:
             return f"none answered; by status {dict(self.statuses)}"
         p50, p95, p99 = (np.percentile(self.seconds, q) * 1000 for q in (50, 95, 99))
         figures = f"p50 {p50:.0f}  p95 {p95:.0f}  p99 {p99:.0f}  max {max(self.seconds) * 1000:.0f} ms"
-        rate = sum(self.statuses.values()) / self.took_s
+        rate = self.answered / self.took_s
         return f"{sum(self.statuses.values())} asked, {rate:.1f}/s answered, {figures}, by status {dict(self.statuses)}"
+
+    @property
+    def answered(self) -> int:
+        """Searches that brought hits: to refuse one takes little."""
+        return self.statuses[200]
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------
@@ -161,9 +167,10 @@ class Watched:
     def all(self) -> list[psutil.Process]:
         return [self._root, *self._root.children(recursive=True)]
 
-    def processor_s(self) -> float:
-        times = [one.cpu_times() for one in self.all()]
-        return float(sum(one.user + one.system for one in times))
+    def processor_s(self) -> tuple[float, float]:
+        """Give what the server itself has taken, and what its children have."""
+        own, *others = (sum(one.cpu_times()[:2]) for one in self.all())
+        return float(own), float(sum(others))
 
     def memory_mb(self) -> tuple[float, float]:
         """Give the peak of the server itself, and what its children hold now."""
@@ -189,6 +196,8 @@ def serving(index: Path, model: Path | None) -> Iterator[Watched]:
                 if process.poll() is not None:
                     raise SystemExit(f"the server ended: {process.stderr.read().decode() if process.stderr else ''}")
                 print(f"server up after {time.perf_counter() - started:.1f} s")
+                while not _is_warm(port):
+                    time.sleep(0.5)
                 yield Watched(process, port)
             finally:
                 process.terminate()
@@ -198,6 +207,12 @@ def serving(index: Path, model: Path | None) -> Iterator[Watched]:
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _is_warm(port: int) -> bool:
+    """Tell whether texts have their process, if they are to have one; before, searches are slower."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as answer:
+        return bool(json.load(answer).get("is_text_process_warm", True))
 
 
 # ---- a CT that comes in ----------------------------------------------------------------------------------------------
@@ -265,7 +280,7 @@ async def ingest(server: Watched, study: Path, asked: Iterator[dict[str, Any]]) 
         searched.append(await ask_at_rate(server.port, asked, 5, 2))
     await following
     print(f"  {found[0]['status']} {time.perf_counter() - start:.1f} s after the first byte {found[0]['message']}")
-    print(f"  {server.processor_s() - before:.1f} s of processor time, those searches included")
+    print(f"  {sum(server.processor_s()) - sum(before):.1f} s of processor time, those searches included")
     meanwhile = Answers(took_s=sum(some.took_s for some in searched))
     for some in searched:
         meanwhile.seconds += some.seconds
@@ -340,8 +355,10 @@ def main() -> None:
             before = server.processor_s()
             answers = asyncio.run(ask_at_rate(server.port, asked, given.rate, given.seconds))
             print(f"{given.rate:g}/s for {given.seconds:g} s: {answers.told()}")
-            spent = server.processor_s() - before
-            print(f"  {spent / answers.took_s:.2f} cores, {spent / len(answers.seconds) * 1000:.1f} ms a search")
+            own, others = (now - then for now, then in zip(server.processor_s(), before, strict=True))
+            each = 1000 / max(1, answers.answered)
+            print(f"  {(own + others) / answers.took_s:.2f} cores; processor time of each search that was answered:")
+            print(f"  {own * each:.1f} ms of the server itself, {others * each:.1f} ms of its other processes")
         if given.clients:
             print(f"{given.clients} at once: {asyncio.run(ask_at_once(server.port, asked, given.clients)).told()}")
         print("memory: server at most {:.0f} MB, its children {:.0f} MB".format(*server.memory_mb()))

@@ -16,6 +16,10 @@ from medfinder.records import Case, Evidence, Hit
 from medfinder.retrieval.stored_case import IndexedCase
 
 _HIDDEN = ("volume", "patient_id")
+# What of a hit is written as it is; the others are written in their own way.
+_PLAIN_OF_HIT = tuple(
+    field.name for field in fields(Hit) if field.name not in (*_HIDDEN, "evidence", "parts", "shares", "sentences")
+)
 
 
 def links_of(
@@ -41,7 +45,7 @@ def hit_as_json(hit: Hit, *, viewer: str | None = None) -> dict[str, Any]:
     evidence = None if hit.evidence is None else evidence_as_json(hit.evidence)
     best = None if evidence is None else evidence["slices"]
     return {
-        **_facts(hit),
+        **{name: _plain(getattr(hit, name)) for name in _PLAIN_OF_HIT},
         "evidence": evidence,
         "parts": dict(hit.parts),
         "shares": dict(hit.shares),
@@ -82,7 +86,7 @@ def _plain(value: Any) -> Any:
         return value
     # Before what takes longer to find out; most values are one of these.
     if isinstance(value, (tuple, list)):
-        return [_plain(one) for one in value]
+        return [one if isinstance(one, str) else _plain(one) for one in value]
     if is_dataclass(value):
         return _facts(value)
     if isinstance(value, Mapping):

@@ -38,6 +38,7 @@ from medfinder.app.server.service import Service
 from medfinder.app.server.settings import Limits
 from medfinder.app.server.state import State, open_state
 from medfinder.app.server.study_routes import make_study_router
+from medfinder.app.server.text_worker import TextWorker
 from medfinder.app.server.worker import Worker
 from medfinder.app.study_links import ViewerLinks
 from medfinder.retrieval.index import SearchIndex
@@ -62,6 +63,7 @@ def make_app(
     access: Access | None = None,
     pacs: PacsSettings | None = None,
     viewer: ViewerLinks | None = None,
+    texts: TextWorker | None = None,
 ) -> FastAPI:
     """Make the application; it does not close the index.
 
@@ -73,6 +75,7 @@ def make_app(
             that only this machine can reach.
         pacs: whose studies may be asked with.
         viewer: of the PACS, for links from hits.
+        texts: encodes the texts of searches in a process of its own; started and ended with the application.
 
     Raises:
         SearchIndexError: the index was made with another model.
@@ -81,7 +84,7 @@ def make_app(
     state = state or open_state(folder)
     access = access or Access(state, is_open=True)
     audit = open_audit(state, folder)
-    service = Service(index, model, folder, limits, state, viewer)
+    service = Service(index, model, folder, limits, state, viewer, texts)
     gate = access.require
     worker = Worker(memory_mb=limits.memory_mb, file_mb=limits.unpacked_mb)
     curator = Worker(memory_mb=limits.memory_mb, file_mb=limits.unpacked_mb)
@@ -96,10 +99,10 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         responses=TOLD_FAULTS,
-        lifespan=_lifespan(folder, jobs, state, (worker, curator, fetcher) if pacs else (worker, curator)),
+        lifespan=_lifespan(folder, jobs, state, (worker, curator, fetcher) if pacs else (worker, curator), texts),
     )
     handle_faults(app)
-    app.include_router(_make_server_router(service, gate, jobs, has_pacs=pacs is not None))
+    app.include_router(_make_server_router(service, gate, jobs, texts, has_pacs=pacs is not None))
     app.include_router(make_search_router(service, gate))
     app.include_router(make_ct_router(service, gate, jobs, worker))
     app.include_router(make_study_router(service, gate, pacs, fetcher))
@@ -113,7 +116,7 @@ def make_app(
     return app
 
 
-def _lifespan(folder: Path, jobs: Jobs, state: State, workers: tuple[Worker, ...]) -> Any:
+def _lifespan(folder: Path, jobs: Jobs, state: State, workers: tuple[Worker, ...], texts: TextWorker | None) -> Any:
     """Take up the jobs that were left when the server starts, and end its processes with it."""
 
     @asynccontextmanager
@@ -121,6 +124,8 @@ def _lifespan(folder: Path, jobs: Jobs, state: State, workers: tuple[Worker, ...
         # Uploads that were under way when the server ended were never acknowledged.
         shutil.rmtree(folder / "uploads", ignore_errors=True)
         jobs.start()
+        if texts is not None:
+            texts.start()
         for worker in workers:
             # Starting takes seconds, which the first upload need not wait for.
             threading.Thread(target=worker.start, daemon=True).start()
@@ -128,6 +133,8 @@ def _lifespan(folder: Path, jobs: Jobs, state: State, workers: tuple[Worker, ...
             yield
         finally:
             jobs.close()
+            if texts is not None:
+                texts.close()
             for worker in workers:
                 worker.close()
             state.flush()
@@ -135,7 +142,9 @@ def _lifespan(folder: Path, jobs: Jobs, state: State, workers: tuple[Worker, ...
     return live
 
 
-def _make_server_router(service: Service, gate: Gate, jobs: Jobs, *, has_pacs: bool) -> APIRouter:
+def _make_server_router(
+    service: Service, gate: Gate, jobs: Jobs, texts: TextWorker | None, *, has_pacs: bool
+) -> APIRouter:
     """Make the routes that tell how the server is."""
     router = APIRouter(tags=["server"])
 
@@ -146,9 +155,10 @@ def _make_server_router(service: Service, gate: Gate, jobs: Jobs, *, has_pacs: b
 
     @router.get("/readyz")
     async def is_ready() -> dict[str, Any]:
-        """Tell that the index can be searched and the state be read."""
+        """Tell that the index can be searched and the state be read, and whether texts have their process yet."""
         await service.run(service.state.check)
-        return {"status": "ok", "cases": await service.run(len, service.index)}
+        ready = {"status": "ok", "cases": await service.run(len, service.index)}
+        return ready if texts is None else ready | {"is_text_process_warm": texts.is_warm}
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def show_metrics() -> Response:

@@ -6,20 +6,24 @@ a certificate, PACS or viewer link that cannot be used.
 """
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medfinder.app.server.access import Access, AccessSettings, check_listen, is_loopback, read_admin_key
 from medfinder.app.server.application import make_app
 from medfinder.app.server.settings import Limits
 from medfinder.app.server.state import open_state
+from medfinder.app.server.text_worker import TextWorker
 from medfinder.app.study_links import ViewerLinks, check_template, open_map
 from medfinder.errors import ConfigError, MissingExtraError
 from medfinder.models.checkpoint import load_model
 from medfinder.models.device import compute_in_one_thread
+from medfinder.models.published import is_published
 from medfinder.records import plural
 from medfinder.retrieval.cluster import cluster_at
 from medfinder.retrieval.index import SearchIndex
@@ -30,6 +34,9 @@ try:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise MissingExtraError("FastAPI, uvicorn or Pillow", "server") from error
+
+if TYPE_CHECKING:
+    from medfinder.models.protocol import DualEncoder
 
 # Ours: an index is freed in moments when its holder ends; connections beyond these are told to come again.
 _WAIT_S = 5.0
@@ -140,9 +147,10 @@ def serve(
     viewer = archive.open_links(folder)
     compute_in_one_thread()
     with SearchIndex.open(index_path, wait_s=_WAIT_S, cluster=cluster_at(index_url)) as index:
+        loaded = load_model(model)
         app = make_app(
             index,
-            load_model(model),
+            loaded,
             folder=folder,
             limits=limits,
             hosts=listening.hosts,
@@ -150,6 +158,7 @@ def serve(
             access=access,
             pacs=archive.pacs,
             viewer=viewer,
+            texts=_make_text_worker(model, loaded.digest),
         )
         scheme = "http" if listening.certificate is None else "https"
         host = f"[{listening.host}]" if ":" in listening.host else listening.host
@@ -173,6 +182,19 @@ def serve(
             ssl_certfile=listening.certificate,
             ssl_keyfile=listening.key,
         )
+
+
+def _make_text_worker(model: Path | None, digest: str) -> TextWorker | None:
+    """Give texts a process of their own, where there is a core for it; published models are too large to have twice."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores < 2 or (model is not None and is_published(str(model))):
+        return None
+    return TextWorker(partial(_load_for_texts, model), digest)
+
+
+def _load_for_texts(model: Path | None) -> "DualEncoder":
+    compute_in_one_thread()
+    return load_model(model)
 
 
 class PatientProtocol(H11Protocol):

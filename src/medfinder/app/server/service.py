@@ -3,7 +3,7 @@
 In: an open index and its model. Out: searches and other work, a bounded number side by side; whoever comes when too
 many wait is told to come again (503). The model is called by one thread at a time for texts and by one for volumes:
 it uses all cores as it is, and remembers texts in a table that knows no threads. Texts that wait for it meanwhile are
-encoded together, and their vectors kept.
+encoded together, and their vectors kept; in a process of their own, where there is one.
 """
 
 import threading
@@ -21,6 +21,7 @@ from medfinder.app.server.metrics import Metrics
 from medfinder.app.server.pictures import Pictures
 from medfinder.app.server.settings import Limits
 from medfinder.app.server.state import State
+from medfinder.app.server.text_worker import TextMethod, TextWorker
 from medfinder.app.study_links import ViewerLinks
 from medfinder.curation.dataset import view_beside
 from medfinder.retrieval.index import SearchIndex
@@ -93,13 +94,25 @@ class Gathered:
 
 
 class SharedModel:
-    """A model whose methods are called by one thread at a time, those for volumes apart from those for texts."""
+    """A model whose methods are called by one thread at a time, those for volumes apart from those for texts.
 
-    def __init__(self, model: "DualEncoder") -> None:
+    Args:
+        texts: encodes the texts of searches in its own process, as long as it can.
+    """
+
+    def __init__(self, model: "DualEncoder", texts: TextWorker | None = None) -> None:
         self._model = model
+        self._worker = texts
         self._texts, self._volumes = threading.RLock(), threading.RLock()
-        self.encode_texts = Gathered(model.encode_texts, self._texts)
-        self.encode_sentences = Gathered(model.encode_sentences, self._texts)
+        self.encode_texts = Gathered(partial(self._encode, "encode_texts"), threading.RLock())
+        self.encode_sentences = Gathered(partial(self._encode, "encode_sentences"), threading.RLock())
+
+    def _encode(self, method: TextMethod, texts: Sequence[str]) -> np.ndarray:
+        rows = None if self._worker is None else self._worker.encode(method, texts)
+        if rows is not None:
+            return rows
+        found: np.ndarray = self._call(self._texts, getattr(self._model, method), texts)
+        return found
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._model, name)
@@ -133,9 +146,10 @@ class Service:
         limits: Limits,
         state: State,
         viewer: ViewerLinks | None = None,
+        texts: TextWorker | None = None,
     ) -> None:
         self.index = index
-        self.model = cast("DualEncoder", SharedModel(model))
+        self.model = cast("DualEncoder", SharedModel(model, texts))
         self.searcher = Searcher(index, self.model)
         self.folder = folder
         self.limits = limits

@@ -10,8 +10,10 @@ do just now. SQL stands here and nowhere else.
 
 import contextlib
 import logging
+import math
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +48,10 @@ KEPT_SEARCHES = 500
 MAX_QUERY = 100_000
 # Searches that may wait to be written; who makes another one then waits, too.
 _MOST_WAITING = 1_000
+# Searches are gathered so long before they are written, unless somebody wants them: ten take as long as one.
+_GATHERED_S = 0.2
+# A first key that another process makes is heeded after this.
+_KEYS_ASKED_S = 1.0
 # A job that ended its worker this often will do so again.
 MAX_ATTEMPTS = 3
 
@@ -84,6 +90,7 @@ class State:
         self._database = database
         self.now = now
         self._history = _Later(self._write_searches)
+        self._has_keys, self._keys_asked_s = False, -math.inf
 
     def flush(self) -> None:
         """Wait until every search is written."""
@@ -115,6 +122,7 @@ class State:
         """Remember a key."""
         with self._writing() as session:
             session.add(key)
+        self._has_keys = True
 
     def key(self, key_id: str) -> Key | None:
         """Fetch a key, revoked or expired ones too."""
@@ -127,9 +135,19 @@ class State:
             return session.scalars(select(Key).order_by(Key.created_at, Key.id)).all()
 
     def has_keys(self) -> bool:
-        """Tell whether there ever was a key: a server whose last key was revoked stays closed."""
-        with tell_refusals(), self._database.reading.connect() as connection:
-            return connection.scalar(select(Key.id).limit(1)) is not None
+        """Tell whether there ever was a key: a server whose last key was revoked stays closed.
+
+        Every request to a server without keys asks, so the database is asked once a second.
+        """
+        now = time.monotonic()
+        if not self._has_keys and now - self._keys_asked_s >= _KEYS_ASKED_S:
+            with tell_refusals(), self._database.reading.connect() as connection:
+                is_any = connection.scalar(select(Key.id).limit(1)) is not None
+            # Never back to False: a key may have come since it was asked.
+            if is_any:
+                self._has_keys = True
+            self._keys_asked_s = now
+        return self._has_keys
 
     def revoke_key(self, key_id: str) -> bool:
         """End a key and the sessions that it opened; False where no such key is in use."""
@@ -401,9 +419,7 @@ class State:
         with tell_refusals(), self._database.writing.begin() as connection:
             if not self._database.is_sqlite:
                 connection.execute(text("LOCK TABLE audit IN EXCLUSIVE MODE"))
-            found = connection.execute(
-                select(AuditRow.number, AuditRow.mac).order_by(AuditRow.number.desc()).limit(1)
-            ).first()
+            found = connection.execute(_LAST_SEALED).first()
             before = last = None if found is None else (int(found[0]), str(found[1]))
             rows = []
             for seal in seals:
@@ -445,6 +461,7 @@ class _Later:
         self._waiting: list[Mapping[str, Any]] = []
         self._added = self._done = 0
         self._is_writing = False
+        self._hurried = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
         with self._changed:
@@ -460,7 +477,10 @@ class _Later:
         """Wait for what was added before, not for what others go on adding."""
         with self._changed:
             until = self._added
+            self._hurried += 1
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._done >= until)
+            self._hurried -= 1
 
     def _go_on(self) -> None:
         rows: list[Mapping[str, Any]] = []
@@ -475,14 +495,22 @@ class _Later:
     def _take(self, done: int) -> list[Mapping[str, Any]]:
         with self._changed:
             self._done += done
+            self._changed.notify_all()
+            if self._waiting:
+                self._changed.wait_for(lambda: self._hurried, _GATHERED_S)
             rows, self._waiting = self._waiting, []
             self._is_writing = bool(rows)
             self._changed.notify_all()
             return rows
 
 
+# Made once: to put them together takes as long as the database does.
+_LAST_SEALED = select(AuditRow.number, AuditRow.mac).order_by(AuditRow.number.desc()).limit(1)
+_AUDIT_COLUMNS = tuple(column.name for column in AuditRow.__table__.columns)
+
+
 def _values(row: AuditRow) -> dict[str, Any]:
-    return {column.name: getattr(row, column.name) for column in AuditRow.__table__.columns}
+    return {name: getattr(row, name) for name in _AUDIT_COLUMNS}
 
 
 def new_id() -> str:

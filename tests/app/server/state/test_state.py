@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -56,6 +57,20 @@ def test_a_revoked_key_takes_its_sessions_with_it(state: State) -> None:
     assert state.session("s-k1") is None
     assert state.session("s-k2") is not None
     assert [key.revoked_at is None for key in state.list_keys()] == [False, True]
+
+
+def test_a_first_key_is_heeded_at_once_where_it_was_made_and_soon_elsewhere(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = place.open(), place.open()
+    assert not here.has_keys()
+    assert not elsewhere.has_keys()
+    here.add_key(Key("k1", "ward 3", "admin", "0" * 64, NOON, None))
+    assert here.has_keys()
+    monkeypatch.setattr(state_module, "_KEYS_ASKED_S", 0.0)
+    assert elsewhere.has_keys()
+    here.close()
+    elsewhere.close()
 
 
 def test_a_session_ends_by_itself(state: State) -> None:
@@ -166,6 +181,14 @@ def test_searches_are_written_while_others_wait_and_no_reader_waits_for_later_on
         go_on.set()
         assert {one.id for one in read.result(20)} >= set(ids)
     assert written == [1, 4]
+
+
+def test_who_wants_searches_does_not_wait_for_more_of_them(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "_GATHERED_S", 60.0)
+    began = time.monotonic()
+    made = [state.add_search("ward 3", {"text": "nodule"}, 1) for _ in range(3)]
+    assert {search.id for search in state.searches("ward 3")} == set(made)
+    assert time.monotonic() - began < 30
 
 
 def test_searches_that_cannot_be_written_are_told_in_the_log_without_their_words(
