@@ -62,7 +62,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what torch frees for the next step; for training on a CPU.
 
     glibc gives every large tensor back to the system at once, which then clears it page by page when the next step asks
-    for it anew: a tenth of a step's processor time (``benchmarks/train_step.py``). Other C libraries are left as they are.
+    for it anew: a tenth of a step's processor time (``benchmarks/train_step.py``). Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
     if mallopt is not None:
