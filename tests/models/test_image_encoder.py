@@ -97,9 +97,10 @@ def test_an_unknown_norm_is_refused() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_in_use_a_volume_depends_on_no_other_of_its_batch(norm: str) -> None:
+    # Large enough that no norm is left with so few tokens that it raises the rounding, which differs with the batch.
     torch.manual_seed(0)
-    encoder = ImageEncoder(replace(MAPPED, norm=norm), shape=(8, 8, 8), labels=LABELS)
-    volumes = torch.randn(4, 8, 8, 8) * 500
+    encoder = ImageEncoder(replace(MAPPED, norm=norm), shape=(16, 16, 16), labels=LABELS)
+    volumes = torch.randn(4, 16, 16, 16) * 500
     encoder(volumes)
     encoder.eval()
     assert torch.allclose(encoder(volumes)[0][2:3], encoder(volumes[2:3])[0], atol=1e-5)
