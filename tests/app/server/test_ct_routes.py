@@ -2,6 +2,7 @@
 
 import errno
 import io
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -157,11 +158,57 @@ def test_work_that_takes_too_long_or_dies_is_ended_and_the_next_goes_on(worker: 
     assert worker.run(abs, -3, seconds=120) == 3
 
 
+def test_a_worker_can_be_closed_while_it_starts_and_while_it_works() -> None:
+    """As often as not the server ends before its processes are there."""
+    for _ in range(20):
+        early = Worker(memory_mb=8_192, file_mb=64)
+        starting = threading.Thread(target=early.start)
+        starting.start()
+        early.close()
+        starting.join(20)
+        assert not starting.is_alive()
+        with pytest.raises(StudyError, match="the server is ending"):
+            early.run(abs, -3, seconds=120)
+    busy = Worker(memory_mb=8_192, file_mb=64)
+    assert busy.run(abs, -3, seconds=120) == 3
+    ending = threading.Timer(0.5, busy.close)
+    ending.start()
+    with pytest.raises(StudyError, match="the server is ending"):
+        busy.run(time.sleep, 60, seconds=120)
+    ending.join(20)
+    assert not ending.is_alive()
+
+
 def wait_until(is_so: Callable[[], bool]) -> None:
     until = time.monotonic() + 20
     while not is_so():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_a_job_that_the_end_of_the_server_interrupts_is_done_by_the_next(tmp_path: Path) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def interrupted(job: Path, out: Path) -> Curated:
+        begun.set()
+        assert ended.wait(20)
+        raise StudyError("the server is ending")
+
+    first = Jobs(tmp_path, interrupted, most=5)
+    first.start()
+    folder = tmp_path / "uploads" / "u"
+    folder.mkdir(parents=True)
+    (folder / "upload.nii").write_bytes(b"voxels")
+    job = first.add(folder / "upload.nii", "report")
+    assert begun.wait(20)
+    first.close()
+    ended.set()
+    wait_until(lambda: (found := first.find(job.id)) is not None and (found.status, found.tries) == ("waiting", 0))
+    assert (tmp_path / "jobs" / job.id / "upload.nii").exists()
+    second = Jobs(tmp_path, lambda *_: Curated(("c1",), 0, ()), most=5)
+    second.start()
+    wait_until(lambda: (found := second.find(job.id)) is not None and found.status == "done")
+    second.close()
 
 
 def test_what_was_acknowledged_is_taken_up_by_the_next_server(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -172,8 +172,18 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open the page; afterwards nothing may have gone elsewhere, nor anything stand in the console."""
+def serve(shelf: SearchIndex, seer: Seer, tmp_path: Path) -> Iterator[Callable[..., tuple[str, str]]]:
+    """Start a server of a test's own."""
+    with ExitStack() as opened:
+        yield lambda **given: opened.enter_context(served(shelf, seer, tmp_path / "state", **given))
+
+
+@pytest.fixture
+def open_page(browser: Any, serve: Any) -> Iterator[Callable[..., Any]]:
+    """Open the page; afterwards nothing may have gone elsewhere, nor anything stand in the console.
+
+    Pages are closed before a server of the test's own ends: one that still asks for slices would say that it is gone.
+    """
     troubles: list[str] = []
     pages = []
 
@@ -397,19 +407,19 @@ def test_what_cannot_be_answered_is_told_in_words(site: str, open_page: Any) -> 
 
 
 @in_browser
-def test_a_server_with_keys_asks_for_one(shelf: SearchIndex, seer: Seer, open_page: Any, tmp_path: Path) -> None:
+def test_a_server_with_keys_asks_for_one(serve: Any, open_page: Any) -> None:
     from playwright.sync_api import expect
 
-    with served(shelf, seer, tmp_path / "state", key=True) as (address, key):
-        page = open_page(address, "#/?text=emphysema", refused="401")
-        page.fill("#key", "wrong")
-        page.keyboard.press("Enter")
-        expect(page.locator("#login-trouble")).to_contain_text("not known")
-        page.fill("#key", key)
-        page.keyboard.press("Enter")
-        expect(page.locator(".card[data-case]").first).to_be_visible()
-        page.locator("#leave").click()
-        expect(page.locator("#login")).to_be_visible()
+    address, key = serve(key=True)
+    page = open_page(address, "#/?text=emphysema", refused="401")
+    page.fill("#key", "wrong")
+    page.keyboard.press("Enter")
+    expect(page.locator("#login-trouble")).to_contain_text("not known")
+    page.fill("#key", key)
+    page.keyboard.press("Enter")
+    expect(page.locator(".card[data-case]").first).to_be_visible()
+    page.locator("#leave").click()
+    expect(page.locator("#login")).to_be_visible()
 
 
 class ViewerPage(http.server.BaseHTTPRequestHandler):
@@ -428,51 +438,45 @@ class ViewerPage(http.server.BaseHTTPRequestHandler):
 
 
 @in_browser
-def test_a_hit_and_its_case_open_in_the_viewer_of_the_pacs(
-    shelf: SearchIndex, seer: Seer, open_page: Any, tmp_path: Path
-) -> None:
+def test_a_hit_and_its_case_open_in_the_viewer_of_the_pacs(serve: Any, open_page: Any, tmp_path: Path) -> None:
     from playwright.sync_api import expect
 
     add_link(tmp_path / "studies.jsonl", "study00", "1.2.840.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), ViewerPage) as pacs:
         threading.Thread(target=pacs.serve_forever, args=(0.05,), daemon=True).start()
         template = f"http://127.0.0.1:{pacs.server_address[1]}/viewer?StudyInstanceUIDs={{StudyInstanceUID}}"
-        viewer = ViewerLinks(template, tmp_path / "studies.jsonl")
-        with served(shelf, seer, tmp_path / "state", viewer=viewer) as (address, _):
-            page = open_page(address, "#/?text=pleural+effusion&where=age_years+%3D+70")
-            with page.context.expect_page() as opened:
-                page.get_by_role("link", name="Open hit 1 in the PACS viewer").click()
-            expect(opened.value).to_have_title("viewer")
-            opened.value.close()
-            page.locator(".card[data-case] h2 a").first.click()
-            link = page.get_by_role("link", name="Open this case in the PACS viewer")
-            expect(link).to_have_attribute("href", template.replace("{StudyInstanceUID}", "1.2.840.1"))
-            page.goto(f"{address}#/case/case01")
-            expect(page.get_by_role("heading", name="50 y")).to_be_visible()
-            expect(page.get_by_role("link", name="PACS viewer")).to_have_count(0)
+        address, _ = serve(viewer=ViewerLinks(template, tmp_path / "studies.jsonl"))
+        page = open_page(address, "#/?text=pleural+effusion&where=age_years+%3D+70")
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name="Open hit 1 in the PACS viewer").click()
+        expect(opened.value).to_have_title("viewer")
+        opened.value.close()
+        page.locator(".card[data-case] h2 a").first.click()
+        link = page.get_by_role("link", name="Open this case in the PACS viewer")
+        expect(link).to_have_attribute("href", template.replace("{StudyInstanceUID}", "1.2.840.1"))
+        page.goto(f"{address}#/case/case01")
+        expect(page.get_by_role("heading", name="50 y")).to_be_visible()
+        expect(page.get_by_role("link", name="PACS viewer")).to_have_count(0)
         pacs.shutdown()
     asked = [one for one in ViewerPage.asked if one[0].startswith("/viewer")]
     assert asked == [("/viewer?StudyInstanceUIDs=1.2.840.1", None)], "the viewer is told where the reader came from"
 
 
 @in_browser
-def test_a_study_of_the_pacs_is_asked_with_and_stands_in_no_address(
-    shelf: SearchIndex, seer: Seer, archive: Any, open_page: Any, tmp_path: Path
-) -> None:
+def test_a_study_of_the_pacs_is_asked_with_and_stands_in_no_address(archive: Any, serve: Any, open_page: Any) -> None:
     from playwright.sync_api import expect
 
-    pacs = PacsSettings(archive.url, timeout_s=10, attempts=1)
-    with served(shelf, seer, tmp_path / "state", pacs=pacs) as (address, _):
-        page = open_page(address, refused="404")
-        page.locator("#kind").select_option("study")
-        expect(page.locator("#words")).to_have_attribute("placeholder", re.compile("StudyInstanceUID"))
-        page.locator("#words").fill("1.2.3.1")
-        page.keyboard.press("Enter")
-        expect(page.locator(".card[data-case]").first).to_be_visible()
-        assert "1.2.3.1" not in page.url
-        page.locator("#words").fill("1.2.3.999")
-        page.keyboard.press("Enter")
-        expect(page.locator("#state h1")).to_have_text("Not in the PACS")
+    address, _ = serve(pacs=PacsSettings(archive.url, timeout_s=10, attempts=1))
+    page = open_page(address, refused="404")
+    page.locator("#kind").select_option("study")
+    expect(page.locator("#words")).to_have_attribute("placeholder", re.compile("StudyInstanceUID"))
+    page.locator("#words").fill("1.2.3.1")
+    page.keyboard.press("Enter")
+    expect(page.locator(".card[data-case]").first).to_be_visible()
+    assert "1.2.3.1" not in page.url
+    page.locator("#words").fill("1.2.3.999")
+    page.keyboard.press("Enter")
+    expect(page.locator("#state h1")).to_have_text("Not in the PACS")
 
 
 # ---- what needs no browser -------------------------------------------------------------------------------------------

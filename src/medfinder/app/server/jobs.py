@@ -77,6 +77,7 @@ class Jobs:
         self._most = most
         self._queue: queue.Queue[str | None] = queue.Queue()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
         for place in (self._jobs, self._cases):
             place.mkdir(parents=True, exist_ok=True)
 
@@ -90,7 +91,8 @@ class Jobs:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop after what is under way; what waits is taken up by the next server."""
+        """Begin no other job; what waits is taken up by the next server, and so is one that fails from now on."""
+        self._is_closed = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self._queue.get_nowait()
@@ -175,16 +177,20 @@ class Jobs:
         place = self._jobs / job.id
         try:
             made = self._work(place, self._cases / job.id)
-        except MedFinderError as error:
+        except Exception as error:
+            if self._is_closed:
+                # The end of the server may be why, and is no fault of the file.
+                self._write(replace(job, status="waiting", tries=job.tries - 1))
+                return
             if is_disk_full(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-            shutil.rmtree(self._cases / job.id, ignore_errors=True)
-            done = replace(job, status="failed", message=" ".join(str(error).split()))
-        except Exception as error:
-            if is_disk_full(error):
-                raise
-            _LOG.error("job %s failed: %s", job.id, type(error).__name__)
-            done = replace(job, status="failed", message="the server failed; its log says where")
+            if isinstance(error, MedFinderError):
+                shutil.rmtree(self._cases / job.id, ignore_errors=True)
+                message = " ".join(str(error).split())
+            else:
+                _LOG.error("job %s failed: %s", job.id, type(error).__name__)
+                message = "the server failed; its log says where"
+            done = replace(job, status="failed", message=message)
         else:
             dropped = tuple({"stage": row.stage, "reason": row.reason, "detail": row.detail} for row in made.dropped)
             message = "" if made.cases else _tell_empty(made)

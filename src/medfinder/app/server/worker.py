@@ -26,6 +26,13 @@ T = TypeVar("T")
 _SPAWN = multiprocessing.get_context("spawn")
 
 
+class _ClosedError(StudyError):
+    """The server is ending, which is no fault of the file."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is ending; send the CT again when it is back")
+
+
 class Worker:
     """Runs one job at a time in a process that can be killed; others wait.
 
@@ -36,27 +43,29 @@ class Worker:
 
     def __init__(self, *, memory_mb: int, file_mb: int) -> None:
         self._limits = (memory_mb * 2**20, file_mb * 2**20)
-        self._turn = threading.Lock()
+        self._turn, self._changing = threading.Lock(), threading.Lock()
         self._is_closed = False
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
     def start(self) -> None:
         """Start the process, so that the first job need not wait for it."""
-        with self._turn:
-            if not self._is_closed:
-                self._require()
+        with self._turn, contextlib.suppress(_ClosedError):
+            self._require()
 
     def close(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process, whatever it is at, and start no more."""
         self._is_closed = True
-        self._kill()
+        # Whoever has the turn waits for the process; its end lets them go on.
+        self._end()
+        with self._turn:
+            self._drop()
 
     def run(self, work: Callable[..., T], *given: Any, seconds: float) -> T:
         """Run ``work(*given)`` in the process.
 
         Raises:
-            StudyError: it took too long, or too much memory, or the process came to an end.
+            StudyError: it took too long, or too much memory, or the process or the server came to an end.
             MedFinderError: what the work raised.
             OSError: the disk is full.
         """
@@ -68,12 +77,14 @@ class Worker:
                     raise StudyError(f"the CT was not read within {seconds:g} s; send one series, or fewer slices")
                 is_done, value = pipe.recv()
             except (EOFError, OSError):
-                self._kill()
+                self._drop()
+                if self._is_closed:
+                    raise _ClosedError from None
                 raise StudyError(
                     "the process that read the CT came to an end; the file is damaged or too large"
                 ) from None
             except BaseException:
-                self._kill()
+                self._drop()
                 raise
         if is_done:
             return value  # type: ignore[no-any-return]  # a pipe knows no types
@@ -81,17 +92,31 @@ class Worker:
 
     def _require(self) -> Connection:
         if self._process is None or not self._process.is_alive() or self._pipe is None:
-            self._kill()
-            self._pipe, theirs = _SPAWN.Pipe()
-            self._process = _SPAWN.Process(target=_serve, args=(theirs, *self._limits), daemon=True)
-            self._process.start()
-            theirs.close()
+            self._drop()
+            self._pipe = self._begin()
         return self._pipe
 
-    def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(5)
+    def _begin(self) -> Connection:
+        """Start a process; the lock is for ``close``, which may come from another thread meanwhile."""
+        ours, theirs = _SPAWN.Pipe()
+        with theirs, self._changing:
+            if self._is_closed:
+                ours.close()
+                raise _ClosedError
+            process = _SPAWN.Process(target=_serve, args=(theirs, *self._limits), daemon=True)
+            process.start()
+            self._process = process
+        return ours
+
+    def _end(self) -> None:
+        with self._changing:
+            if self._process is not None:
+                self._process.kill()
+                self._process.join(5)
+
+    def _drop(self) -> None:
+        """End the process and let go of it; for whoever has the turn."""
+        self._end()
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
