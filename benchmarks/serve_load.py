@@ -107,7 +107,7 @@ class Connections:
         content = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
         try:
-            reader, writer = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
+            reader, writer = self._take() or await asyncio.open_connection("127.0.0.1", self._port)
             writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
             answer = (await reader.readuntil(b"\r\n\r\n")).lower()
             await reader.readexactly(int(answer.split(b"content-length:")[1].split(b"\r\n")[0]))
@@ -118,6 +118,15 @@ class Connections:
         else:
             self._free.append((reader, writer))
         return int(answer.split()[1])
+
+    def _take(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Take a free connection; those of a burst lie idle after it until the server closes them, as it should."""
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
 
 async def ask_at_rate(port: int, asked: Iterator[dict[str, Any]], rate: float, seconds: float) -> Answers:
