@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from medfinder import Client
-from medfinder.app.server.run import Listening
+from medfinder.app.server import run as run_module
+from medfinder.app.server.run import Archive, Listening, serve
+from medfinder.app.server.settings import Limits
 from medfinder.app.study_links import add_link
 from medfinder.cli import main
 from medfinder.client import ServerError
@@ -163,6 +165,28 @@ def test_a_search_at_a_server_prints_what_a_search_in_its_index_would(
     [hit] = json.loads(out)
     assert {"rank", "case_id", "score", "findings", "report", "source"} <= set(hit)
     assert hit["volume"] is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_who_lets_others_in_without_tls_is_told_what_that_means(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server itself is left out: nothing here listens to other machines."""
+    make_index(tmp_path / "index")
+    monkeypatch.setenv("MEDFINDER_ADMIN_KEY", "0123456789abcdef" * 4)
+    monkeypatch.setattr(run_module, "compute_in_one_thread", lambda: None)
+    monkeypatch.setattr(run_module.uvicorn, "run", lambda *_, **__: None)
+    told: list[str] = []
+    serve(
+        tmp_path / "index",
+        None,
+        listening=Listening(host),
+        archive=Archive(),
+        folder=tmp_path / "state",
+        limits=Limits(),
+        told=told.append,
+    )
+    assert any("in the clear" in line for line in told) == (host == "0.0.0.0")
 
 
 def test_a_study_of_the_pacs_is_asked_with_by_its_uid(

@@ -165,6 +165,8 @@ def serve(
         told(f"{plural(len(index), 'case')} of {index_path}: {scheme}://{host}:{listening.port}/ (Ctrl-C ends it)")
         if viewer is not None:
             told(f"links into the PACS viewer: {plural(len(viewer), 'study')} in {viewer.path}")
+        if scheme == "http" and not listening.is_loopback:
+            told("keys and reports cross the network in the clear, unless a proxy speaks TLS: see --tls-certificate")
         told("Not for diagnosis.")
         uvicorn.run(
             app,
